@@ -1,0 +1,1 @@
+"""vantage6 algorithms that run over the overlay."""
