@@ -15,9 +15,7 @@ class OverlayError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, what: str, *, why: str = "", next_step: str = "", station: str = ""
-    ) -> None:
+    def __init__(self, what: str, *, why: str = "", next_step: str = "", station: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.why = why
@@ -63,6 +61,10 @@ class MissingRequirement(OverlayError):
 
 class HostError(OverlayError):
     """A system command or a daemon answered with an error."""
+
+
+class IdentityError(OverlayError):
+    """A certificate, key or name is not what it must be."""
 
 
 class EnrolmentRefused(OverlayError):
@@ -141,3 +143,30 @@ class OutOfBounds(DataError):
 
 class ResultError(OverlayError):
     """A task's results are incomplete, failed or do not verify."""
+
+
+# --- evidence: what a measurement may contradict --------------------------------------------
+
+
+class EvidenceError(OverlayError):
+    """A measurement does not show what this product promises."""
+
+
+class CaptureFailed(EvidenceError):
+    """A capture could not be made or read, or it lost packets, so it proves nothing."""
+
+
+class WrongSum(EvidenceError):
+    """A result differs from the pooled truth by more than the stated error."""
+
+
+class PlaintextSeen(EvidenceError):
+    """Overlay packets were seen on the outer network outside the encrypted path."""
+
+
+class SharesAtServer(EvidenceError):
+    """More crossed between a station and the server than a run without shares may send."""
+
+
+class BlindMeasurement(EvidenceError):
+    """A control run that must show something did not, so the measurement cannot be trusted."""
