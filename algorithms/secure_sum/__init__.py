@@ -1,0 +1,1 @@
+"""secure_sum: one masked pass around the ring of stations (Clifton et al. 2002)."""
