@@ -63,6 +63,10 @@ class HostError(OverlayError):
     """A system command or a daemon answered with an error."""
 
 
+class Vantage6Refused(OverlayError):
+    """The vantage6 server answered with anything but success."""
+
+
 class IdentityError(OverlayError):
     """A certificate, key or name is not what it must be."""
 
