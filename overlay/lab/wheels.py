@@ -1,0 +1,100 @@
+"""Wheels are made on the machine with its own pip settings, once for each set of inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import overlay
+from overlay.errors import UsageError
+from overlay.lab.pythons import find_python
+from overlay.lab.shell import call
+from overlay.lab.state import CACHE
+
+_MAKING_BUILDER = threading.Lock()
+
+
+def checkout() -> Path:
+    """The source tree: the lab builds its images from it.
+
+    Raises:
+        UsageError: the package was installed without its source.
+    """
+    root = Path(overlay.__file__).resolve().parent.parent
+    if not (root / "deploy" / "lab-host" / "Dockerfile").is_file():
+        raise UsageError(
+            "the lab needs the source checkout, not only the installed package",
+            next_step="git clone the project, then: pip install -e '.[lab]'",
+        )
+    return root
+
+
+def digest(parts: Iterable[str | Path]) -> str:
+    """Twelve hex digits over strings and over files' names and contents (directories: all below)."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            total.update(part.encode() + b"\0")
+            continue
+        files = [part] if part.is_file() else sorted(p for p in part.rglob("*") if p.is_file())
+        for file in files:
+            if "__pycache__" in file.parts:
+                continue
+            total.update(str(file.relative_to(part.parent)).encode() + b"\0")
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()[:12]
+
+
+def vantage6_wheels() -> Path:
+    """Directory of every wheel of the vantage6 server, node and command line (Python 3.10)."""
+    pins = checkout() / "deploy" / "vantage6-constraints.txt"
+    return _build("vantage6", "3.10", [pins], ["--no-deps", "-r", str(pins)])
+
+
+def extra_wheels(extra: str) -> Path:
+    """Directory of the wheels that `v6-overlay[extra]` needs, without v6-overlay (Python 3.11)."""
+    root = checkout()
+    pins, project = root / "constraints.txt", root / "pyproject.toml"
+    made = _build(extra, "3.11", [pins, project], ["-c", str(pins), f"{root}[{extra}]"])
+    for own in made.glob("v6_overlay-*.whl"):
+        own.unlink()
+    return made
+
+
+def own_wheel() -> Path:
+    """Directory with the wheel of this source tree as it stands."""
+    return _build("own", "3.11", source(), ["--no-deps", str(checkout())])
+
+
+def source() -> list[Path]:
+    """The inputs of the product's own wheel."""
+    root = checkout()
+    return [root / "overlay", root / "algorithms", root / "pyproject.toml", root / "README.md"]
+
+
+def _build(name: str, version: str, inputs: list[Path], arguments: list[str]) -> Path:
+    target = CACHE / "wheels" / f"{name}-{digest([version, *inputs])}"
+    if target.is_dir():
+        return target
+    part = target.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    pip = [str(_builder(version)), "-m", "pip", "--disable-pip-version-check"]
+    # Old source packages need setuptools, which only an isolated build brings along.
+    call([*pip, "wheel", "--quiet", "--use-pep517", "--wheel-dir", str(part), *arguments])
+    part.replace(target)
+    return target
+
+
+def _builder(version: str) -> Path:
+    """An environment with pip: not every interpreter brings it."""
+    home = CACHE / f"pip-{version}"
+    python = home / "bin" / "python"
+    with _MAKING_BUILDER:
+        if not (home / "ready").exists():
+            call([str(find_python(version)), "-m", "venv", "--clear", str(home)])
+            (home / "ready").touch()
+    return python
