@@ -62,8 +62,8 @@ class Channel(Protocol):
     def send(self, station: str, payload: Any, *, round: int = 0) -> None:
         """Send one message."""
 
-    def receive(self) -> Message:
-        """The next message from anyone."""
+    def receive(self, *, round: int = 0) -> Message:
+        """The next message of a round, from anyone."""
 
     def exchange(self, payloads: dict[str, Any], *, round: int = 0) -> dict[str, Any]:
         """One message to every peer, one from every peer."""
@@ -148,7 +148,10 @@ def run_machine(
         if part.result is not None:
             progress(f"{machine.NAME}: summed in {time.monotonic() - started:.3f} s")
             return np.asarray(part.result, dtype=np.uint64)
-        message = channel.receive()
+        awaited = part.awaited
+        if awaited is None:
+            raise RuntimeError("a protocol has all its messages and no result")
+        message = channel.receive(round=awaited)
         sends = part.receive(message.sender, message.round, message.payload)
 
 

@@ -89,6 +89,18 @@ class SumMachine(ABC):
     def _accept(self, sender: str, round_: int, payload: Payload) -> list[Send]:
         """What a well-addressed, first message causes."""
 
+    @abstractmethod
+    def _expected(self, round_: int) -> int:
+        """How many messages of a round this station gets."""
+
+    @property
+    def awaited(self) -> int | None:
+        """The first round that has messages still to come; None once all have come."""
+        for round_ in self.ROUNDS:
+            if sum(seen == round_ for _, seen in self._seen) < self._expected(round_):
+                return round_
+        return None
+
     def receive(self, sender: str, round_: int, payload: Payload) -> list[Send]:
         """Take one message and return what is to be sent now.
 

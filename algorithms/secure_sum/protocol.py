@@ -40,6 +40,9 @@ class SecureSum(SumMachine):
         self._mask = self._expand(self._randomness(SEED_BYTES), len(self._vector))
         return [Send(self.stations[1], PASS, self._vector + self._mask)]
 
+    def _expected(self, round_: int) -> int:
+        return 0 if round_ == RESULT and self.index == 0 else 1
+
     def _accept(self, sender: str, round_: int, payload: Payload) -> list[Send]:
         expected = self.stations[self.index - 1] if round_ == PASS else self.stations[0]
         if sender != expected:
