@@ -26,6 +26,15 @@ class Run:
 
 
 @dataclass(frozen=True)
+class RunTask:
+    """The task that a run belongs to, as the server tells a node of the collaboration."""
+
+    id: int
+    image: str
+    collaboration_id: int
+
+
+@dataclass(frozen=True)
 class NodeInfo:
     """A vantage6 node, its organization and its collaboration."""
 
@@ -100,6 +109,15 @@ class Vantage6Api:
         """Whether the token's owner may look at a collaboration; raises when it is not theirs."""
         answer = self._ask("GET", f"/collaboration/{collaboration_id}")
         return int(_field(answer, "id")) == collaboration_id
+
+    def task_of_run(self, run_id: int) -> RunTask:
+        """The task of a run."""
+        task = _field(self._ask("GET", f"/run/{run_id}", params={"include": "task"}), "task")
+        return RunTask(
+            id=int(_field(task, "id")),
+            image=str(_field(task, "image")),
+            collaboration_id=int(_field(_field(task, "collaboration"), "id")),
+        )
 
     def runs(self, task_id: int) -> list[Run]:
         """All runs of a task, over as many pages as there are, sorted by id."""
