@@ -1,0 +1,361 @@
+"""The rules of enrolment: one token, one station, once; and nothing half-joined is left.
+
+A station is first *pending* (it has certificates and a WireGuard peer, for five minutes) and is
+admitted when its Swarm node stands at the WireGuard address that it was given. No HTTP in here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from overlay import identity
+from overlay.drivers.docker_engine import SWARM_PORT, SwarmNode
+from overlay.drivers.wireguard import PORT, Peer
+from overlay.errors import EnrolmentRefused, OverlayError
+from overlay.manager.authority import Authority
+from overlay.manager.messages import Caller, EnrolRequest, text_field
+from overlay.manager.registry import Collaboration, Pending, Registry, Station, Token, token_hash
+from overlay.manager.settings import Settings
+
+PENDING_SECONDS = 300.0
+READY_SECONDS = 10.0
+LONGEST_POLL = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Swarm(Protocol):
+    """What enrolment needs of the Docker Engine."""
+
+    def nodes(self) -> list[SwarmNode]:
+        """Members of the Swarm."""
+
+    def remove_node(self, node_id: str) -> None:
+        """Take a member off the list."""
+
+    def worker_token(self) -> str:
+        """The token that lets a worker join."""
+
+    def rotate_worker_token(self) -> None:
+        """Make the present worker token worthless."""
+
+
+class Enrolment:
+    """The enrolment service.
+
+    Args:
+        central: this host as a peer of the mesh.
+        set_peers: makes exactly these peers known to this host's WireGuard.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        authority: Authority,
+        swarm: Swarm,
+        central: Peer,
+        set_peers: Callable[[Sequence[Peer]], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.authority = authority
+        self._swarm = swarm
+        self._central = central
+        self._set_peers = set_peers
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._changed = threading.Condition()
+
+    # --- a station's three calls ------------------------------------------------------------
+
+    def enrol(self, caller: Caller, body: Any) -> dict[str, Any]:
+        """Check a station's right to join and give it what it needs; it is pending then.
+
+        Raises:
+            EnrolmentRefused: with the reason; nothing was changed.
+            HostError: the engine or WireGuard of this host does not do its part.
+        """
+        request = EnrolRequest.parse(body, caller.remote_address)
+        with self._lock:
+            self.expire()
+            token = self._usable_token(caller, request.token)
+            collaboration = self._collaboration(caller)
+            station = self._station_for(caller, request, token.hash)
+            certificates = self._certificates(request, station)
+            worker_token = self._swarm.worker_token()
+            pending = Pending(token.hash, self._clock() + PENDING_SECONDS, station)
+            self.registry.put_pending(pending)
+            try:
+                self.sync_mesh()
+            except OverlayError:
+                self.registry.drop_pending(token.hash)
+                raise
+        log.info("station %s of collaboration %d enrols", station.name, collaboration.id)
+        return {
+            "collaboration_id": collaboration.id,
+            "station": station.name,
+            "organization_id": caller.organization_id,
+            "node_id": caller.node_id,
+            **certificates,
+            "manager_api": self.settings.agent_url,
+            "wireguard": {
+                "address": f"{station.wireguard_address}/{self.settings.prefix}",
+                "subnet": self.settings.wireguard_subnet,
+                "port": PORT,
+                "peers": self._peers_of(station),
+            },
+            "swarm": {
+                "manager": f"{self.settings.wireguard_ip}:{SWARM_PORT}",
+                "worker_token": worker_token,
+            },
+            "network": {"name": collaboration.network, "subnet": collaboration.subnet},
+        }
+
+    def confirm(self, caller: Caller, body: Any) -> dict[str, Any]:
+        """Admit a pending station whose Swarm node stands at its WireGuard address.
+
+        Raises:
+            EnrolmentRefused: with the reason; the station stays pending.
+        """
+        hashed = token_hash(text_field(body, "token"))
+        node_id = text_field(body, "swarm_node_id")
+        admitted = self._admitted_before(caller, hashed, node_id)
+        if admitted is not None:
+            return {"station": admitted.name, "revision": self.registry.revision()}
+        station = self._pending_of(caller, hashed).station
+        self._wait_until_ready(station, node_id)
+        with self._lock:
+            station = self._pending_of(caller, hashed).station
+            replaced = self.registry.station(station.collaboration_id, station.name)
+            self.registry.admit(hashed, replace(station, swarm_node_id=node_id))
+            self.sync_mesh()
+            self._swarm.rotate_worker_token()
+            if replaced is not None and replaced.swarm_node_id != node_id:
+                self._swarm.remove_node(replaced.swarm_node_id)
+        with self._changed:
+            self._changed.notify_all()
+        log.info("station %s of collaboration %d joined", station.name, station.collaboration_id)
+        return {"station": station.name, "revision": self.registry.revision()}
+
+    def abort(self, caller: Caller, body: Any) -> dict[str, Any]:
+        """Undo a pending enrolment on the station's own word; its token may be used again."""
+        with self._lock:
+            pending = self._pending_of(caller, token_hash(text_field(body, "token")))
+            self._withdraw(pending)
+        return {"station": pending.station.name}
+
+    def expire(self) -> None:
+        """Undo the enrolments that were not confirmed in time."""
+        with self._lock:
+            for pending in self.registry.pending():
+                if pending.expires <= self._clock():
+                    log.warning("enrolment of %s was not confirmed", pending.station.name)
+                    self._withdraw(pending)
+
+    # --- what agents ask ----------------------------------------------------------------------
+
+    def state(self, station: Station, revision: int, wait: float) -> dict[str, Any]:
+        """A station's view of its collaboration, at once or as soon as it differs.
+
+        Args:
+            revision: what the agent holds already; 0 for nothing.
+            wait: seconds to wait for a newer one, at most 30.
+        """
+        deadline = time.monotonic() + min(max(wait, 0.0), LONGEST_POLL)
+        with self._changed:
+            while self.registry.revision() == revision:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+        number = self.registry.revision()
+        collaboration = self.registry.collaboration(station.collaboration_id)
+        if collaboration is None:
+            raise EnrolmentRefused("this collaboration is not served here", station=station.name)
+        return {
+            "revision": number,
+            "peers": self._peers_of(station),
+            "stations": [
+                {
+                    "station": item.name,
+                    "organization_id": item.organization_id,
+                    "node_id": item.node_id,
+                }
+                for item in self.registry.stations(station.collaboration_id)
+            ],
+            "network": {"name": collaboration.network, "subnet": collaboration.subnet},
+        }
+
+    def sync_mesh(self) -> None:
+        """Make this host's WireGuard know every admitted and every pending station."""
+        stations = self.registry.stations() + [item.station for item in self.registry.pending()]
+        # The newest of an address or a key wins: a pending station replaces its older self.
+        by_key = {item.wireguard_key: _peer(item) for item in stations}
+        self._set_peers(list(by_key.values()))
+
+    # --- rules --------------------------------------------------------------------------------
+
+    def _collaboration(self, caller: Caller) -> Collaboration:
+        collaboration = self.registry.collaboration(caller.collaboration_id)
+        if collaboration is None:
+            raise EnrolmentRefused(
+                f"collaboration {caller.collaboration_id} has no overlay here",
+                next_step=f"v6-overlay init --collaboration {caller.collaboration_id}",
+                station=caller.station,
+            )
+        return collaboration
+
+    def _usable_token(self, caller: Caller, text: str) -> Token:
+        token = self.registry.token(token_hash(text))
+        again = "ask the central host for a new one: v6-overlay token create --station NAME"
+        if token is None:
+            raise EnrolmentRefused("the join token is unknown", next_step=again)
+        bound_to = (token.collaboration_id, token.station)
+        if bound_to != (caller.collaboration_id, caller.station):
+            raise EnrolmentRefused(
+                "the join token is for another station",
+                why=f"the vantage6 server says that this is {caller.station} of collaboration"
+                f" {caller.collaboration_id}",
+                next_step=again,
+                station=caller.station,
+            )
+        if token.used:
+            raise EnrolmentRefused("the join token was used", next_step=again)
+        if token.expires <= self._clock():
+            raise EnrolmentRefused("the join token has expired", next_step=again)
+        return token
+
+    def _station_for(self, caller: Caller, request: EnrolRequest, hashed: str) -> Station:
+        """The station as it will be; a retry with the same keys gets the same address."""
+        station = Station(
+            collaboration_id=caller.collaboration_id,
+            name=caller.station,
+            organization_id=caller.organization_id,
+            node_id=caller.node_id,
+            wireguard_key=request.wireguard_public_key,
+            wireguard_address="",
+            endpoint=request.endpoint,
+            station_key=identity.key_fingerprint(identity.csr_key(request.csr)),
+            client_key=identity.key_fingerprint(identity.csr_key(request.client_csr)),
+        )
+        for pending in self.registry.pending():
+            other = pending.station
+            if (other.collaboration_id, other.name) != (station.collaboration_id, station.name):
+                continue
+            keys = (other.station_key, other.client_key, other.wireguard_key)
+            if pending.token_hash != hashed or keys != (
+                station.station_key,
+                station.client_key,
+                station.wireguard_key,
+            ):
+                raise EnrolmentRefused(
+                    "another enrolment of this station is open",
+                    why="only the same keys may try again before it ends",
+                    next_step="wait five minutes, or let the first join finish",
+                    station=station.name,
+                )
+            return replace(station, wireguard_address=other.wireguard_address)
+        return replace(station, wireguard_address=self._address_for(station))
+
+    def _address_for(self, station: Station) -> str:
+        """The host's address if its key is known for the same organization, else a free one."""
+        known = self.registry.stations() + [item.station for item in self.registry.pending()]
+        for other in known:
+            if other.wireguard_key == station.wireguard_key:
+                if other.organization_id != station.organization_id:
+                    raise EnrolmentRefused("the WireGuard key belongs to another station")
+                return other.wireguard_address
+        taken = {other.wireguard_address for other in known} | {self.settings.wireguard_ip}
+        for address in ipaddress.ip_network(self.settings.wireguard_subnet).hosts():
+            if str(address) not in taken:
+                return str(address)
+        raise EnrolmentRefused("the WireGuard subnet has no free address")
+
+    def _certificates(self, request: EnrolRequest, station: Station) -> dict[str, str]:
+        now = datetime.fromtimestamp(self._clock(), timezone.utc)
+        scope = (station.name, station.collaboration_id, now)
+        ca = self.authority.collaboration_ca(station.collaboration_id)
+        return {
+            "ca": ca.read_text(),
+            "station_certificate": self.authority.station_certificate(request.csr, *scope).decode(),
+            "client_certificate": self.authority.client_certificate(
+                request.client_csr, *scope
+            ).decode(),
+        }
+
+    def _pending_of(self, caller: Caller, hashed: str) -> Pending:
+        for pending in self.registry.pending():
+            station = pending.station
+            mine = (station.collaboration_id, station.node_id) == (
+                caller.collaboration_id,
+                caller.node_id,
+            )
+            if pending.token_hash == hashed and mine and pending.expires > self._clock():
+                return pending
+        raise EnrolmentRefused(
+            "there is no open enrolment for this token and station",
+            why="it was never begun, has ended, or was not confirmed within five minutes",
+            next_step="run the join command again",
+        )
+
+    def _admitted_before(self, caller: Caller, hashed: str, node_id: str) -> Station | None:
+        """The station if this very confirmation was made before and its answer was lost."""
+        token = self.registry.token(hashed)
+        if token is None or not token.used:
+            return None
+        station = self.registry.station(token.collaboration_id, token.station)
+        if station and (station.node_id, station.swarm_node_id) == (caller.node_id, node_id):
+            return station
+        return None
+
+    def _wait_until_ready(self, station: Station, node_id: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            found = [node for node in self._swarm.nodes() if node.id == node_id]
+            if found and found[0].status == "ready":
+                break
+            if time.monotonic() >= deadline:
+                state = found[0].status if found else "unknown"
+                raise EnrolmentRefused(
+                    "the station's Swarm node is not ready", why=f"its state is {state}"
+                )
+            time.sleep(0.1)
+        if found[0].address != station.wireguard_address or found[0].role != "worker":
+            raise EnrolmentRefused(
+                "the Swarm node is not this station's",
+                why=f"it is a {found[0].role} at {found[0].address},"
+                f" not a worker at {station.wireguard_address}",
+                station=station.name,
+            )
+
+    def _withdraw(self, pending: Pending) -> None:
+        """Leave nothing of an enrolment: no peer, no Swarm node, no token that was shown."""
+        self.registry.drop_pending(pending.token_hash)
+        self.sync_mesh()
+        members = {item.swarm_node_id for item in self.registry.stations()}
+        for node in self._swarm.nodes():
+            at_address = node.address == pending.station.wireguard_address
+            if at_address and node.role == "worker" and node.id not in members:
+                self._swarm.remove_node(node.id)
+        self._swarm.rotate_worker_token()
+
+    def _peers_of(self, station: Station) -> list[dict[str, str]]:
+        peers = [self._central] + [
+            _peer(item)
+            for item in self.registry.stations(station.collaboration_id)
+            if item.name != station.name
+        ]
+        return [vars(peer) for peer in peers]
+
+
+def _peer(station: Station) -> Peer:
+    return Peer(station.name, station.wireguard_key, station.endpoint, station.wireguard_address)
