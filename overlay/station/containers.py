@@ -94,11 +94,13 @@ class Containers:
             and str(item["Labels"].get("run_id", "")).isdigit()
         }
 
-    def events(self) -> Iterator[RunEvent]:
-        """What happens to algorithm containers, as it happens; ends when the engine goes."""
+    def events(self, since: float) -> Iterator[RunEvent]:
+        """What happens to algorithm containers from a time (s, Unix) on; ends with the engine."""
         filters = {"type": "container", "label": _ALGORITHM, "event": ["start", "die", "destroy"]}
         try:
-            for event in self.engine.client.api.events(decode=True, filters=filters):
+            for event in self.engine.client.api.events(
+                decode=True, filters=filters, since=int(since)
+            ):
                 attributes = event["Actor"]["Attributes"]
                 if str(attributes.get("run_id", "")).isdigit():
                     yield RunEvent(event["Action"], event["Actor"]["ID"], int(attributes["run_id"]))
