@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-_CELL_W, _CELL_H, _LEFT, _TOP = 104, 46, 124, 64
+_CELL_W, _CELL_H, _LEFT, _TOP = 88, 44, 96, 36
 
 
 def human_bytes(octets: int) -> str:
@@ -80,4 +80,4 @@ def _shade(octets: int, most: int) -> float:
         return 0.0
     low, high = math.log10(1e3), math.log10(max(most, 10_000))
     share = (math.log10(max(octets, 1e3)) - low) / (high - low)
-    return 0.06 + 0.86 * min(1.0, share)
+    return 0.05 + 0.87 * math.pow(min(1.0, share), 1.5)

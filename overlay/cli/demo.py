@@ -71,8 +71,8 @@ def show(report: Report, console: Console, out: Path) -> None:
     for run in (*report.sums, report.control):
         sums.add_row(
             run.title,
-            str(run.rows),
-            str(run.elements or len(run.result or {})),
+            f"{run.rows:,}",
+            f"{run.elements or len(run.result or {}):,}",
             f"{run.max_abs_error:.3g}",
             f"{run.allowed_error:.3g}",
             f"{run.seconds:.1f}",
@@ -85,7 +85,7 @@ def show(report: Report, console: Console, out: Path) -> None:
     seen = report.vector.traffic
     for (src, dst), (octets, packets) in seen.by_hosts().items():
         kinds = [sum(p.packets for p in seen.select([src], [dst], kind)) for kind in Kind]
-        pairs.add_row(src, dst, str(octets), str(packets), *map(str, kinds))
+        pairs.add_row(src, dst, f"{octets:,}", f"{packets:,}", *(f"{n:,}" for n in kinds))
     console.print(pairs)
 
     server = Table(title=f"Bytes between a station and {SERVER}", title_justify="left")

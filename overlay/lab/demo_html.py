@@ -39,14 +39,14 @@ caption { text-align: left; padding-bottom: 6px; }
 th { text-align: left; font-weight: 600; color: var(--soft); }
 th, td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--faint); }
 td.n, th.n { text-align: right; } code { font-size: 13px; }
-.pictures { display: flex; flex-wrap: wrap; gap: 24px; }
-figure { margin: 0; max-width: 100%; overflow-x: auto; background: var(--card);
-  border: 1px solid var(--faint); border-radius: 8px; padding: 16px; }
+.pictures { display: flex; flex-wrap: wrap; gap: 16px; }
+figure { margin: 0; flex: 0 1 auto; max-width: 100%; overflow-x: auto; background: var(--card);
+  border: 1px solid var(--faint); border-radius: 8px; padding: 12px 14px; }
 svg.matrix text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 svg.matrix .axis { fill: var(--soft); } svg.matrix .cell { fill: var(--accent);
   stroke: var(--faint); } svg.matrix .self { fill: var(--faint); opacity: .5; }
 svg.matrix .value.on { fill: var(--card); font-weight: 600; }
-details summary { cursor: pointer; color: var(--soft); }
+details { margin-top: 8px; } details summary { cursor: pointer; color: var(--soft); }
 """
 
 
@@ -68,13 +68,13 @@ def render(report: Report) -> str:
         f'<ul class="claims">{"".join(map(_claim, checks))}</ul>',
         "<h2>Sums against the pooled truth</h2>",
         _sums(report),
+        *(_columns(run) for run in report.sums),
         "<h2>Who spoke to whom</h2>",
         _pictures(report),
         "<h2>Between each station and the server</h2>",
         _server(report),
         "<h2>What the packets were</h2>",
         _kinds(report),
-        *(_columns(run) for run in report.sums),
         "<h2>How it was measured</h2>",
         "<p>Every host is a machine of its own to the network: its packets cross one bridge, and "
         "tcpdump captured that bridge from before a task was submitted until its result was "
@@ -124,8 +124,8 @@ def _sums(report: Report) -> str:
     rows = [
         [
             escape(run.title),
-            str(run.rows),
-            str(run.elements or len(run.result or {})),
+            f"{run.rows:,}",
+            f"{run.elements or len(run.result or {}):,}",
             f"{run.max_abs_error:.3g}",
             f"{run.allowed_error:.3g}",
             f"{run.seconds:.1f}",
@@ -166,7 +166,7 @@ def _server(report: Report) -> str:
 
 def _kinds(report: Report) -> str:
     rows = [
-        [escape(run.title), *(str(run.traffic.packets_of(kind)) for kind in Kind)]
+        [escape(run.title), *(f"{run.traffic.packets_of(kind):,}" for kind in Kind)]
         for run in report.runs
     ]
     return _table(["packets", *(kind.value for kind in Kind)], rows, numbers=range(1, 5))

@@ -127,19 +127,19 @@ class Report:
             ),
             _check(
                 "the shares travel from station to station",
-                f"{between} bytes between stations for {payload} bytes of vector",
+                f"{between:,} bytes between stations for {payload:,} bytes of vector",
                 between >= payload,
                 BlindMeasurement,
             ),
             _check(
                 "less than 1 MB crosses between any station and the server",
-                f"{worst} bytes at most",
+                f"{worst:,} bytes at most",
                 worst < MOST_SERVER_BYTES,
                 SharesAtServer,
             ),
             _check(
                 "a vector that does go through the server is seen there",
-                f"{control} bytes more than the empty task, for {payload} bytes of vector",
+                f"{control:,} bytes more than the empty task, for {payload:,} bytes of vector",
                 control >= payload,
                 BlindMeasurement,
             ),

@@ -88,6 +88,7 @@ class Bench:
                     number,
                     ca_fingerprint=self.lab.state.ca_fingerprint,
                     timeout=_TIMEOUT,
+                    interval=0.2,
                 )
             else:
                 self._wait(number)
@@ -101,11 +102,11 @@ class Bench:
         result, seconds, traffic = self.measure(task)
         if result is None:
             raise ResultError(f"{task.title} returned nothing")
-        sums = result.report["sums"]
+        sums = result.sums
         floats = [name for name in truth if not is_whole(tables, name)]
         whole = [name for name in truth if is_whole(tables, name)]
         wrong = any(sums.get(name) != truth[name] for name in whole)
-        rows = int(result.report["rows"])
+        rows = result.rows
         wrong = wrong or rows != sum(len(table) for table in tables)
         return Run(
             task.title,
@@ -120,7 +121,7 @@ class Bench:
                 (allowed_error(truth[name], len(tables), FRACTION_BITS) for name in floats),
                 default=0.0,
             ),
-            transcript_sha256=result.report["transcript_sha256"],
+            transcript_sha256=result.transcript_sha256,
         )
 
     def sum_vector(self, task: Task) -> Run:
@@ -150,7 +151,7 @@ class Bench:
             max_abs_error=error,
             allowed_error=len(parts) * 2.0 ** -(FRACTION_BITS + 1)
             + float(np.spacing(np.abs(truth).max())) / 2,
-            transcript_sha256=report["transcript_sha256"],
+            transcript_sha256=result.transcript_sha256,
         )
 
     def _files(self, label: str) -> list[str]:
@@ -203,4 +204,4 @@ def fixed_point_sum(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]
     """What the protocol must return, element by element: each part rounded once to 2^-f."""
     factor = 2.0**FRACTION_BITS
     total = sum((np.rint(part * factor).astype(np.int64) for part in parts), np.int64(0))
-    return np.asarray(total, dtype=np.int64) * (1 / factor)
+    return np.asarray(total, dtype=np.float64) / factor
