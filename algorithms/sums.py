@@ -20,7 +20,7 @@ from algorithms.common.arguments import (
     positive,
 )
 from algorithms.common.encoding import float_scale
-from algorithms.common.engine import Channel, Progress, aborting
+from algorithms.common.engine import Channel, Progress
 from algorithms.common.protocol import SumMachine
 from algorithms.dk_secure_sum.protocol import DkSecureSum
 from algorithms.secure_sum.protocol import SecureSum
@@ -172,7 +172,7 @@ def _in_group(
     from overlay.peer import Group
 
     patience = positive("rendezvous", rendezvous)
-    with Group.join(rendezvous=patience, progress=info) as group, aborting(group):
+    with Group.join(rendezvous=patience, progress=info) as group:
         return work(group, _table(), info)
 
 

@@ -1,7 +1,7 @@
 """A run: all stations agree on the columns, sum, and compare one digest before anyone releases.
 
-A station that refuses tells the others why before it ends, so that they end at once with its name
-and reason instead of waiting for it.
+Whatever raises in here is to leave the channel's `with` block: a group then tells the others why
+this station ends, and they end at once with its name and reason instead of waiting for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from algorithms.common.encoding import Vector
 from algorithms.common.protocol import MIN_STATIONS, SumMachine
-from algorithms.common.statement import common_facts, signed_by
-from overlay.errors import OverlayError, PeerError, ProtocolError, TooFewStations
+from overlay.errors import DataError, ProtocolError, TooFewStations
+from overlay.wire.statement import common_facts, signed_by
 
 METADATA = 1
 DIGEST = 9
@@ -74,24 +74,14 @@ class Channel(Protocol):
     def attest(self, statement: dict[str, Any]) -> dict[str, Any]:
         """Sign a statement with the run's key."""
 
-    def abort(self, error: OverlayError) -> None:
-        """Tell every peer why this station does not go on."""
-
 
 @contextmanager
-def aborting(channel: Channel) -> Iterator[None]:
-    """Tell the peers about any error of this station's own; theirs they know."""
+def own_data(channel: Channel) -> Iterator[None]:
+    """A refusal of this station's data names this station."""
     try:
         yield
-    except PeerError as error:
-        if isinstance(error, ProtocolError):
-            channel.abort(error)
-        raise
-    except OverlayError as error:
-        channel.abort(error)
-        raise
-    except Exception as error:
-        channel.abort(OverlayError(f"{channel.me} failed", why=type(error).__name__))
+    except DataError as error:
+        error.station = error.station or channel.me
         raise
 
 

@@ -29,6 +29,7 @@ from algorithms.common.engine import (
     Channel,
     Progress,
     agree_metadata,
+    own_data,
     release,
     require_stations,
     run_machine,
@@ -78,10 +79,11 @@ def sum_columns(
     count = len(channel.stations)
     values, present = [frame.shape[0]], []
     for name, kind in kinds.items():
-        raw, gaps = cells(frame, name)
-        counted = clean(raw, name, bound=rules.bound_of(name), missing=rules.missing, gaps=gaps)
         scale = INTEGER if kind == "int" else rules.scale
-        values.append(encode_total(counted, name, scale, count))
+        with own_data(channel):
+            raw, gaps = cells(frame, name)
+            counted = clean(raw, name, bound=rules.bound_of(name), missing=rules.missing, gaps=gaps)
+            values.append(encode_total(counted, name, scale, count))
         present.append(counted.size)
     if rules.missing == "skip":
         values += present
@@ -161,16 +163,17 @@ def sum_vector(
     agreed = "int" if all(one["kind"] == "int" for one in said.values()) else "float"
     scale = INTEGER if agreed == "int" else rules.scale
     count = len(channel.stations)
-    raw, gaps = cells(frame.iloc[:size], column)
-    counted = clean(
-        raw,
-        column,
-        bound=rules.bound_of(column),
-        missing=rules.missing,
-        gaps=gaps,
-        keep_length=True,
-    )
-    vector = encode_vector(counted, column, scale, count)
+    with own_data(channel):
+        raw, gaps = cells(frame.iloc[:size], column)
+        counted = clean(
+            raw,
+            column,
+            bound=rules.bound_of(column),
+            missing=rules.missing,
+            gaps=gaps,
+            keep_length=True,
+        )
+        vector = encode_vector(counted, column, scale, count)
     total = decode_vector(run_machine(machine, channel, vector, progress), scale)
 
     largest = float(np.abs(total).max())

@@ -1,8 +1,8 @@
 """What a station signs: protocol, task, roster, parameters and result, and when it signed.
 
-Every station computes the same report from the same ring values, so that the digests are equal
-and a reader who has one station's report and every station's signature needs to trust no server.
-`overlay.client` verifies exactly what is built here.
+An algorithm builds it, `overlay.client` verifies it. Every station computes the same report from
+the same ring values, so that the digests are equal and a reader who has one station's report and
+every station's signature needs to trust no server.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from overlay.wire import Transcript, canonical_json
+from overlay.wire.payload import canonical_json
+from overlay.wire.transcript import Transcript
 
 VERSION = 1
 
@@ -41,11 +42,22 @@ def common_facts(
         "task": task,
         "stations": list(stations),
         "parameters_sha256": digest(report["parameters"]),
-        "result_sha256": digest({key: report[key] for key in report if key != "vector"}),
+        "result_sha256": result_digest(report),
     }
+    return {**facts, "transcript_sha256": transcript_digest(facts)}
+
+
+def result_digest(report: dict[str, Any]) -> str:
+    """What a statement says of a report: all of it but the vector and the signature itself."""
+    outside = ("vector", "transcript_sha256", "attestation")
+    return digest({key: report[key] for key in report if key not in outside})
+
+
+def transcript_digest(facts: dict[str, Any]) -> str:
+    """The digest that stations compare, over the facts that stand before it."""
     transcript = Transcript()
     transcript.add("facts", facts)
-    return {**facts, "transcript_sha256": transcript.hexdigest()}
+    return transcript.hexdigest()
 
 
 def signed_by(facts: dict[str, Any], station: str) -> dict[str, Any]:
