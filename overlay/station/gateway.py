@@ -27,6 +27,8 @@ from overlay.errors import HostError, MissingRequirement
 
 IMAGE = "v6-overlay/gateway:1"
 LABEL = "org.v6-overlay.role"
+# The type stubs hide the type of this argument.
+RESTART: Any = {"Name": "unless-stopped"}
 _TABLE = "ip v6_overlay_book"
 _CLONE_NEWNET = 0x40000000
 # Endless pause(2), and the same with ppoll(2) where there is no pause.
@@ -77,7 +79,7 @@ def ensure(engine: Engine, name: str, network: str) -> Gateway:
                 read_only=True,
                 sysctls={"net.ipv4.ip_forward": "1"},
                 stop_signal="SIGKILL",
-                restart_policy={"Name": "unless-stopped", "MaximumRetryCount": 0},
+                restart_policy=RESTART,
             )
         if container.status != "running":
             container.start()

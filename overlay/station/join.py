@@ -1,0 +1,398 @@
+"""Joining: all of it or nothing. Each step's reverse is noted on disk before the step begins.
+
+An error or an interrupt undoes the steps in reverse order; a join that was killed outright is
+undone by the next one, from the note.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from overlay.drivers import files
+from overlay.drivers.wireguard import PORT, Peer
+from overlay.errors import EnrolmentRefused, HostError, OverlayError, UsageError
+from overlay.identity import create_csr, key_pem, load_cert, load_chain, new_key
+from overlay.station.config import NodeApi, hook_missing, load_node, load_state
+from overlay.station.host import Host, overlaps
+from overlay.station.manager_api import ManagerApi
+
+NOTE = Path("/var/lib/v6-overlay/joining.json")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the join command was given; `token` is a secret."""
+
+    url: str
+    fingerprint: str
+    node_config: Path
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith("https://"):
+            raise UsageError("the URL must begin with https://", why="a token is sent there")
+        if not self.fingerprint.lower().startswith("sha256:") or len(self.fingerprint) != 71:
+            raise UsageError("--ca-fingerprint must be sha256: and 64 hex digits")
+
+
+class Journal:
+    """Steps begun, in order, on disk; undoing goes backwards and can be repeated."""
+
+    def __init__(self, host: Host, path: Path = NOTE) -> None:
+        self.host = host
+        self.path = path
+        self.steps: list[str] = []
+        if path.exists():
+            self.steps = [str(step) for step in files.read_json(path).get("steps", [])]
+
+    def begin(self, step: str) -> None:
+        """Note a step whose reverse is the host's method `un<step>`."""
+        self.steps.append(step)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(self.path, {"steps": self.steps})
+
+    def undo(self) -> list[str]:
+        """Undo all steps, last first; returns what could not be undone, and keeps its note."""
+        failed: list[str] = []
+        kept: list[str] = []
+        for step in reversed(self.steps):
+            try:
+                getattr(self.host, f"un{step}")()
+            except Exception as error:  # each step is tried, whatever happened to the others
+                log.error("undo step=%s failed reason=%r", step, str(error))
+                failed.append(f"{step}: {error}")
+                kept.insert(0, step)
+        self.steps = kept
+        if kept:
+            files.write_json(self.path, {"steps": kept})
+        else:
+            self.done()
+        return failed
+
+    def done(self) -> None:
+        """Nothing is to be undone any more."""
+        self.steps = []
+        self.path.unlink(missing_ok=True)
+
+
+def present(host: Host) -> dict[str, Any] | None:
+    """The state of a station that has joined and still is in its Swarm, else None."""
+    state = load_state(host.state_directory)
+    if state is None:
+        return None
+    swarm, node_id = host.swarm()
+    return state if swarm == "active" and node_id == state.get("swarm_node_id") else None
+
+
+def repair(host: Host, state: dict[str, Any], node_config: Path) -> dict[str, Any]:
+    """What a second join does: nothing, or put back what is missing."""
+    return {**_summary(state, node_config), "already_joined": True, "repaired": host.repair()}
+
+
+def plan(host: Host, request: Request) -> dict[str, Any]:
+    """Check everything that can be checked without changing anything, here or at the server."""
+    node = load_node(request.node_config)
+    backend = host.preflight()
+    _refuse_foreign_swarm(host)
+    ca = host.pinned_ca(request.url, request.fingerprint)
+    with _ca_file(ca) as verify:
+        host.node_token(node, _verify(node, request, verify))
+    return {
+        "dry_run": True,
+        "server": request.url,
+        "vantage6": node.url,
+        "wireguard": backend,
+        "steps": ["keys", "enrol", "guard", "wireguard", "swarm join", "confirm", "agent"],
+        "node_config_lacks": hook_missing(request.node_config),
+    }
+
+
+def join(
+    host: Host,
+    request: Request,
+    token: str,
+    progress: Callable[[str], None] = lambda _: None,
+    note: Path = NOTE,
+) -> dict[str, Any]:
+    """Make this host a station.
+
+    Args:
+        host: the host's steps.
+        request: what the command was given.
+        token: the one-use join token; a secret.
+        progress: told one line per step.
+        note: where the steps begun are noted.
+
+    Returns: {"station", "collaboration_id", "address", "network", "node_config_lacks", ...}.
+
+    Raises:
+        FingerprintMismatch: before anything was sent.
+        EnrolmentRefused: the manager's reason.
+        MissingRequirement, HostError: what this host lacks. In every case nothing stays behind,
+            or the message says what could not be undone.
+    """
+    journal = Journal(host, note)
+    node = load_node(request.node_config)
+    progress("checking this host")
+    backend = host.preflight()
+    if journal.steps:
+        progress("undoing an interrupted join")
+        _still_there(journal.undo())
+    elif load_state(host.state_directory) is not None:
+        # Joined once, and out of its Swarm since: begin anew, nothing of the old one is of use.
+        for step in ("write_state", "wireguard_key", "wireguard_up", "agent_up"):
+            journal.begin(step)
+        _still_there(journal.undo())
+    _refuse_foreign_swarm(host)
+    progress("checking the server's fingerprint")
+    ca = host.pinned_ca(request.url, request.fingerprint)
+    with _ca_file(ca) as ca_path:
+        bearer = host.node_token(node, _verify(node, request, ca_path))
+    with host.manager(request.url, ca, bearer) as manager:
+        try:
+            with _interruptible():
+                state = _steps(host, request, token, manager, ca, backend, journal, progress)
+                journal.done()
+        except BaseException as error:
+            with _uninterrupted():
+                failed = journal.undo()
+                try:
+                    manager.abort(token)
+                except OverlayError as refused:
+                    log.info("abort: %s", refused)  # not enrolled yet, or the manager is away
+            if failed and isinstance(error, OverlayError):
+                error.why += f"; and could not be undone: {'; '.join(failed)}"
+                error.next_step = "run the join command again: it first undoes what is left"
+            raise
+    return {**_summary(state, request.node_config), "already_joined": False, "repaired": []}
+
+
+def _steps(
+    host: Host,
+    request: Request,
+    token: str,
+    manager: ManagerApi,
+    ca: bytes,
+    backend: str,
+    journal: Journal,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    progress("making keys")
+    station_key, client_key = new_key(), new_key()
+    journal.begin("write_state")
+    keys = {"station.key": key_pem(station_key), "client.key": key_pem(client_key)}
+    host.write_state({**keys, "manager-ca.pem": ca})
+    journal.begin("wireguard_key")
+    public_key = host.wireguard_key()
+
+    progress("enrolling")
+    answer = manager.enrol(
+        {
+            "token": token,
+            "csr": create_csr(station_key, "station").decode(),
+            "client_csr": create_csr(client_key, "client").decode(),
+            "wireguard_public_key": public_key,
+            "wireguard_port": PORT,
+            "address": request.address,
+        }
+    )
+    grant = Grant.checked(answer, station_key.public_key(), client_key.public_key())
+    clash = overlaps([grant.subnet, grant.network["subnet"]], host.subnets())
+    if clash:
+        raise HostError(
+            "the overlay's subnets are in use on this host",
+            why=", ".join(clash),
+            next_step="ask the operator for other subnets (v6-overlay init --help)",
+        )
+
+    progress("starting guard and WireGuard")
+    journal.begin("wireguard_up")
+    host.wireguard_up(backend, grant.address, PORT, grant.peers)
+    host.reach(grant.manager)
+
+    progress("joining the Swarm")
+    journal.begin("swarm_join")
+    swarm_node = host.swarm_join(
+        grant.manager, answer["swarm"]["worker_token"], grant.address.partition("/")[0]
+    )
+
+    state = {
+        "version": 1,
+        "url": request.url,
+        "collaboration_id": grant.collaboration_id,
+        "station": grant.station,
+        "organization_id": grant.organization_id,
+        "node_id": grant.node_id,
+        "manager_api": grant.manager_api,
+        "network": grant.network,
+        "wireguard": {"address": grant.address, "subnet": grant.subnet},
+        "swarm_node_id": swarm_node,
+        "stations": [],
+    }
+    if not host.policy_exists():
+        journal.begin("write_policy")
+    host.write_policy(request.node_config.absolute())
+    host.write_state(
+        {
+            "station.pem": grant.station_certificate,
+            "client.pem": grant.client_certificate,
+            "ca.pem": grant.ca,
+            "state.json": (json.dumps(state, indent=2, sort_keys=True) + "\n").encode(),
+        }
+    )
+    progress("confirming")
+    manager.confirm(token, swarm_node)
+
+    progress("starting the agent")
+    journal.begin("agent_up")
+    host.agent_up()
+    host.healthy()
+    return state
+
+
+@dataclass(frozen=True)
+class Grant:
+    """The manager's answer to an enrolment, checked; certificates as PEM."""
+
+    collaboration_id: int
+    station: str
+    organization_id: int
+    node_id: int
+    ca: bytes
+    station_certificate: bytes
+    client_certificate: bytes
+    manager_api: str
+    address: str
+    subnet: str
+    peers: tuple[Peer, ...]
+    manager: str
+    network: dict[str, str]
+
+    @classmethod
+    def checked(cls, answer: dict[str, Any], station_key: Any, client_key: Any) -> Grant:
+        """Check the answer against the keys we made. Raises EnrolmentRefused."""
+        try:
+            peers = tuple(
+                Peer(
+                    str(peer["station"]),
+                    str(peer["public_key"]),
+                    str(peer["endpoint"] or ""),
+                    str(peer["address"]).partition("/")[0],
+                )
+                for peer in answer["wireguard"]["peers"]
+            )
+            grant = cls(
+                collaboration_id=int(answer["collaboration_id"]),
+                station=str(answer["station"]),
+                organization_id=int(answer["organization_id"]),
+                node_id=int(answer["node_id"]),
+                ca=str(answer["ca"]).encode(),
+                station_certificate=str(answer["station_certificate"]).encode(),
+                client_certificate=str(answer["client_certificate"]).encode(),
+                manager_api=str(answer["manager_api"]),
+                address=str(answer["wireguard"]["address"]),
+                subnet=str(answer["wireguard"]["subnet"]),
+                peers=peers,
+                manager=str(answer["swarm"]["manager"]),
+                network={key: str(answer["network"][key]) for key in ("name", "subnet")},
+            )
+            station = load_cert(grant.station_certificate)
+            client = load_chain(grant.client_certificate)[0]
+            station.verify_directly_issued_by(load_cert(grant.ca))
+            right = (station.public_key(), client.public_key()) == (station_key, client_key)
+        except (KeyError, TypeError, ValueError, x509.InvalidVersion, OverlayError) as error:
+            raise EnrolmentRefused(
+                "the manager's answer is not understood", why=repr(error)[:300]
+            ) from error
+        except Exception as error:  # cryptography's InvalidSignature has no common base
+            raise EnrolmentRefused("the station certificate is not the CA's") from error
+        if not right:
+            raise EnrolmentRefused("the manager's certificates are not for this station's keys")
+        return grant
+
+
+def _refuse_foreign_swarm(host: Host) -> None:
+    swarm, _ = host.swarm()
+    if swarm != "inactive":
+        raise HostError(
+            "this host's Docker Engine is in another Swarm already",
+            why=f"its Swarm state is {swarm}",
+            next_step="docker swarm leave, if that Swarm is not needed; or use another host",
+        )
+
+
+def _still_there(failed: list[str]) -> None:
+    if failed:
+        raise HostError(
+            "an earlier, interrupted join could not be undone",
+            why="; ".join(failed),
+            next_step="remove the cause and run the join command again",
+        )
+
+
+def _verify(node: NodeApi, request: Request, ca: str) -> str | bool:
+    """The node's server is verified by the manager's CA where it is the same address."""
+    return ca if node.url.startswith(request.url.rstrip("/") + "/") else True
+
+
+@contextmanager
+def _ca_file(ca: bytes) -> Iterator[str]:
+    with tempfile.NamedTemporaryFile(prefix="v6-overlay-ca-", suffix=".pem") as file:
+        file.write(ca)
+        file.flush()
+        yield file.name
+
+
+def _summary(state: dict[str, Any], node_config: Path) -> dict[str, Any]:
+    return {
+        "station": state["station"],
+        "collaboration_id": state["collaboration_id"],
+        "address": str(state["wireguard"]["address"]).partition("/")[0],
+        "network": state["network"]["name"],
+        "node_config_lacks": hook_missing(node_config),
+    }
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, so that both undo."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Undoing is not interrupted half-way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
