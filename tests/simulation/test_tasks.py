@@ -133,7 +133,7 @@ def refusal(outcome, station, kind):
     assert named, outcome
     for one in outcome.values():
         assert isinstance(one, kind | PeerAborted), outcome
-        assert station in str(one)
+        assert one.station == station or station in str(one)
     return str(named[0])
 
 
