@@ -136,6 +136,12 @@ class Registry:
         row = self._one("SELECT * FROM collaborations WHERE id = ?", collaboration_id)
         return Collaboration(*row) if row else None
 
+    def collaborations(self) -> list[Collaboration]:
+        """All collaborations by their ids."""
+        return [
+            Collaboration(*row) for row in self._all("SELECT * FROM collaborations ORDER BY id")
+        ]
+
     # --- tokens -----------------------------------------------------------------------------
 
     def new_token(self, collaboration_id: int, station: str, expires: float) -> str:

@@ -244,8 +244,8 @@ class Enrolment:
             wireguard_key=request.wireguard_public_key,
             wireguard_address="",
             endpoint=request.endpoint,
-            station_key=identity.key_fingerprint(identity.csr_key(request.csr)),
-            client_key=identity.key_fingerprint(identity.csr_key(request.client_csr)),
+            station_key=identity.key_fingerprint(identity.public_key(request.csr)),
+            client_key=identity.key_fingerprint(identity.public_key(request.client_csr)),
         )
         for pending in self.registry.pending():
             other = pending.station
