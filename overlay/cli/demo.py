@@ -49,8 +49,8 @@ def demo(stations: int | None, data: Path | None, out: Path, keep: bool, form: s
     def progress(line: str) -> None:
         notes.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  {line}")
 
-    # A plain `kill` must take the lab down as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     report = demonstrate(stations, data, out, keep=keep, progress=progress)
     if form == "json":
         click.echo(json.dumps(report.as_dict(), indent=1, allow_nan=False))
@@ -110,4 +110,7 @@ def show(report: Report, console: Console, out: Path) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """End as Ctrl-C does, also on a plain `kill`; a second one does not stop the taking down."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
