@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.table import Table
+
+from overlay.errors import EvidenceError
 
 if TYPE_CHECKING:
     from overlay.lab.demo_report import Report
@@ -56,7 +59,14 @@ def demo(stations: int | None, data: Path | None, out: Path, keep: bool, form: s
         click.echo(json.dumps(report.as_dict(), indent=1, allow_nan=False))
     else:
         show(report, Console(highlight=False), out)
-    report.raise_for_checks()
+    try:
+        report.raise_for_checks()
+    except EvidenceError as error:
+        if form == "text":
+            raise
+        # The report on stdout names the broken promise already, and stays one JSON document.
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
 
 
 def show(report: Report, console: Console, out: Path) -> None:

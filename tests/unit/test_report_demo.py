@@ -66,6 +66,12 @@ def test_a_broken_promise_fails_after_the_report_is_written(
     assert result.exit_code == 1
     assert isinstance(result.exception, PlaintextSeen)
     assert calls[-1] == "down"
+    words = ["--out", str(tmp_path), "--format", "json"]
+    result = CliRunner(mix_stderr=False).invoke(demo, words)
+    assert result.exit_code == 1
+    errors = [check["error"] for check in json.loads(result.stdout)["checks"]]
+    assert "PlaintextSeen" in errors
+    assert "PlaintextSeen" in result.stderr
     assert (tmp_path / "report.json").exists()
 
 
