@@ -23,7 +23,6 @@ from overlay.identity.keys import (
     Key,
     cert_pem,
     create_csr,
-    csr_key,
     fingerprint,
     key_fingerprint,
     key_pem,
@@ -32,6 +31,7 @@ from overlay.identity.keys import (
     load_csr,
     load_key,
     new_key,
+    public_key,
 )
 from overlay.identity.names import (
     CENTRAL,
@@ -57,7 +57,6 @@ __all__ = [
     "collaboration_domain",
     "create_ca",
     "create_csr",
-    "csr_key",
     "fingerprint",
     "issue_client",
     "issue_run",
@@ -70,6 +69,7 @@ __all__ = [
     "load_csr",
     "load_key",
     "new_key",
+    "public_key",
     "run_hostname",
     "spiffe_id",
     "station_domain",

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from overlay.errors import IdentityError
-from overlay.identity.keys import Key, cert_pem, csr_key, key_pem, new_key, subject_name
+from overlay.identity.keys import Key, cert_pem, key_pem, new_key, public_key, subject_name
 from overlay.identity.names import run_hostname, spiffe_id, station_domain
 
 SKEW = timedelta(minutes=5)
@@ -53,7 +53,7 @@ def issue_station_ca(
         x509.IPAddress(ipaddress.ip_network("0.0.0.0/0")),
         x509.IPAddress(ipaddress.ip_network("::/0")),
     ]
-    key = csr_key(csr)
+    key = public_key(csr)
     until = min(now + STATION_LIFE, ca_cert.not_valid_after_utc)
     builder = _builder(f"station {station}", ca_cert.subject, key, now, until)
     builder = _ca_extensions(builder, path_length=0)
@@ -119,7 +119,7 @@ def issue_client(
     """The certificate with which a station's agent speaks to the manager, valid 90 days."""
     names = [x509.UniformResourceIdentifier(spiffe_id(station, collaboration_id))]
     until = min(now + STATION_LIFE, ca_cert.not_valid_after_utc)
-    builder = _builder(f"agent of {station}", ca_cert.subject, csr_key(csr), now, until)
+    builder = _builder(f"agent of {station}", ca_cert.subject, public_key(csr), now, until)
     builder = _leaf_extensions(builder, names, server=False, client=True)
     return _sign(builder, ca_key.public_key(), ca_key)
 

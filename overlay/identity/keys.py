@@ -90,11 +90,13 @@ def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
     return csr
 
 
-def csr_key(csr: x509.CertificateSigningRequest) -> ec.EllipticCurvePublicKey:
-    """The public key of a request. Raises IdentityError."""
-    key = csr.public_key()
+def public_key(
+    document: x509.CertificateSigningRequest | x509.Certificate,
+) -> ec.EllipticCurvePublicKey:
+    """The public key of a request or a certificate. Raises IdentityError."""
+    key = document.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise IdentityError("a signing request is not for a P-256 key")
+        raise IdentityError("a request or certificate is not for a P-256 key")
     return key
 
 
