@@ -78,9 +78,9 @@ class Server(wsgi.Server):
 class UnixServer(Server):
     """A server on a Unix socket of mode 0660 from its first moment."""
 
-    def bind(self, family: int, kind: int, proto: int = 0) -> socket.socket:
+    def bind_unix_socket(self, bind_addr: str) -> socket.socket:
         """Bind under a private name and rename, so that a client never meets wrong modes."""
-        path = Path(self.bind_addr)
+        path = Path(bind_addr)
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".{path.name}.new")
         staging.unlink(missing_ok=True)
