@@ -79,18 +79,19 @@ class Mesh:
         """
         message = Outgoing(Kind.DATA, round, deque(memoryview(p) for p in parts if len(p)))
         box = self.mailbox
-        connection = self._open[station]
+        connection = self._open.get(station)
 
         def room() -> bool | None:
-            gone = station in box.departed
-            return True if gone or connection.queued <= self._settings.max_queued else None
+            if connection is None or station in box.departed:
+                return True
+            return True if connection.queued <= self._settings.max_queued else None
 
         if box.failure is not None:
             raise box.failure
         if box.wait(room, deadline) is None:
             raise PeerLate(f"{station} does not take what is sent to it", station=station)
         with box.changed:
-            if station in box.departed:
+            if connection is None or station in box.departed:
                 message.done = True
                 return message
             connection.queued += message.total
@@ -132,7 +133,7 @@ class Mesh:
     def _loop(self) -> None:
         settings, next_tick = self._settings, 0.0
         before = time.monotonic()
-        while self._leave_by is None or (self._open and before < self._leave_by):
+        while self._leave_by is None or ((self._open or self._pending) and before < self._leave_by):
             more = [c for c in self._open.values() if c.more and not c.paused]
             pause = 0.0 if more else max(0.0, next_tick - time.monotonic())
             ready = self._selector.select(pause)
@@ -313,14 +314,18 @@ class Mesh:
     def _part(self, abort: bytes | None, by: float) -> None:
         self._leave_by = by
         for connection in list(self._pending):
-            self._drop(connection, "this run is leaving")
-        for connection in self._open.values():
+            # The peer may count a connection as open as soon as it has been greeted.
+            half = connection.outgoing
+            if half is None or half.state is State.NEW:
+                self._drop(connection, "this run is leaving")
+        connections = [*self._pending, *self._open.values()]
+        for connection in connections:
             if abort is not None:
                 connection.farewell(Kind.ABORT, abort)
             else:
                 connection.outbox.append(Outgoing(Kind.BYE))
             self._unpause(connection, time.monotonic())
-        for connection in list(self._open.values()):
+        for connection in connections:
             self._serve(connection)
 
     def _drop(self, connection: Connection, why: str) -> None:
@@ -332,10 +337,11 @@ class Mesh:
         connection.close()
         if was_open and connection.peer is not None:
             station = connection.peer.station
-            self._open.pop(station, None)
             ended = connection.incoming is not None and connection.incoming.state is State.ENDED
             if not ended and self._leave_by is None:
                 self.mailbox.fail(PeerLost(f"{station} has gone", why=why, station=station))
+            # Only now: who finds no connection finds the reason recorded.
+            self._open.pop(station, None)
             return
         self._pending.remove(connection)
         member = connection.dialled or connection.peer
