@@ -62,26 +62,29 @@ class Proxy:
         self.upstream = upstream
         self.hook = hook
         self.draining = False
-        self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._socket: socket.socket | None = None
+        self._connections: dict[asyncio.Task[None], _Connection | None] = {}
 
     async def start(self, sock: socket.socket) -> None:
-        """Begin to accept on a bound, listening socket; returns at once."""
-        self._server = await asyncio.start_unix_server(self._accept, sock=sock, limit=CHUNK)
+        """Begin to accept on a bound, listening, non-blocking socket; returns at once."""
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock, self._readable)
 
     async def close(self, grace: float = 5.0) -> None:
         """Stop accepting, let running calls end for up to `grace` seconds, then cut the rest.
 
         Connections that wait in the listen queue stay there for the next process when the socket
-        was inherited.
+        was inherited; those that were accepted get their first answer.
         """
         self.draining = True
-        if self._server is not None:
-            self._server.close()
-        # What was accepted or sent a moment ago gets the time to be seen as a running call.
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        # What was sent a moment ago gets the time to be seen as a running call.
         await asyncio.sleep(0.05)
         for connection in self._connections.values():
-            if connection.idle and connection.served:
+            if connection is not None and connection.idle and connection.served:
                 connection.writer.close()
         if self._connections:
             _, late = await asyncio.wait(list(self._connections), timeout=grace)
@@ -89,9 +92,33 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _readable(self) -> None:
+        """Accept what waits. asyncio's own server loses a connection when it is closed here."""
+        loop = asyncio.get_running_loop()
+        assert self._socket is not None  # noqa: S101 - the reader is removed before the socket
+        while True:
+            try:
+                accepted, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:  # out of file descriptors: some will come back
+                log.error("proxy: cannot accept: %s", error)
+                loop.remove_reader(self._socket)
+                loop.call_later(1.0, self._resume)
+                return
+            accepted.setblocking(False)
+            task = loop.create_task(self._serve(accepted))
+            self._connections[task] = None
+            task.add_done_callback(self._connections.pop)
+
+    def _resume(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket, self._readable)
+
+    async def _serve(self, accepted: socket.socket) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio always runs this callback in a task
+        assert task is not None  # noqa: S101 - made by create_task
+        reader, writer = await asyncio.open_unix_connection(sock=accepted, limit=CHUNK)
         connection = _Connection(self, reader, writer)
         self._connections[task] = connection
         try:
@@ -101,7 +128,6 @@ class Proxy:
         except Exception:
             log.exception("proxy: a connection ended by an unforeseen error")
         finally:
-            del self._connections[task]
             writer.close()
 
 

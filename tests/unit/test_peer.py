@@ -205,6 +205,41 @@ def test_an_attestation_verifies_and_a_changed_one_does_not(tmp_path):
         who.public_key.verify(raw, canonical_json({"digest": "ab", "rows": 4}), kind)
 
 
+def test_a_name_that_does_not_resolve_yet_is_asked_for_again(tmp_path, monkeypatch):
+    paths = local_groups(2, tmp_path)
+    raw = json.loads((paths[1] / "roster.json").read_text())
+    address = raw["members"][0].pop("address")
+    (paths[1] / "roster.json").write_text(json.dumps(raw))
+    asked = []
+
+    def getaddrinfo(name, port, **_):
+        asked.append(name)
+        if len(asked) < 3:
+            raise socket.gaierror("not yet")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr("overlay.peer.dialer.socket.getaddrinfo", getaddrinfo)
+    assert together(paths, lambda group: group.size) == [2, 2]
+    assert asked == ["run-1.task-1.hospital-1.c1.v6-overlay.internal"] * 3
+
+
+def test_idle_strangers_do_not_keep_a_peer_out(tmp_path):
+    paths = local_groups(2, tmp_path)
+    me = rosters.load(paths[0]).me
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(together, paths[:1], lambda group: group.strangers)
+        idle = []
+        while len(idle) < 50:
+            try:
+                idle.append(socket.create_connection((me.address, me.port)))
+            except OSError:
+                time.sleep(0.02)
+        assert together(paths[1:], lambda group: group.size) == [2]
+        assert first.result()[0] >= 18  # 32 may wait at once
+    for sock in idle:
+        sock.close()
+
+
 # --- how it fails ---------------------------------------------------------------------------
 
 

@@ -258,6 +258,7 @@ def test_a_reader_that_stops_stops_the_engine(tmp_path: Path) -> None:
             await reader.read(10)
             await asyncio.sleep(0.5)
             (connection,) = proxy._connections.values()
+            assert connection is not None
             assert connection.writer.transport.get_write_buffer_size() < 2 << 20
             writer.close()
 
@@ -322,7 +323,8 @@ def test_malformed_requests_get_400_and_the_next_client_is_served(tmp_path: Path
                 b"GET / HTTP/1.1\r\nHost\r\n\r\n",
                 b"GET / HTTP/1.1\r\n\r\n",
                 b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: x\r\n\r\n",
-                b"POST /containers/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                b"POST /containers/create HTTP/1.1\r\nHost: d\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
             ):
                 reader, writer = await asyncio.open_unix_connection(path)
                 writer.write(junk)
@@ -477,7 +479,9 @@ from overlay.station.proxy import Proxy
 async def hook(name, body): return None
 async def main():
     proxy = Proxy(sys.argv[1], hook)
-    await proxy.start(socket.socket(fileno=int(sys.argv[2])))
+    sock = socket.socket(fileno=int(sys.argv[2]))
+    sock.setblocking(False)
+    await proxy.start(sock)
     print("up", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await proxy.close(2)
@@ -494,7 +498,7 @@ def test_restart_on_an_inherited_socket_fails_no_call(tmp_path: Path) -> None:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[fd],
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         )
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
