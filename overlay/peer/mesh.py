@@ -312,7 +312,11 @@ class Mesh:
     # --- connections go ---------------------------------------------------------------------
 
     def _part(self, abort: bytes | None, by: float) -> None:
+        if self._leave_by is not None:
+            return
         self._leave_by = by
+        self._selector.unregister(self._listener)
+        self._listener.close()
         for connection in list(self._pending):
             # The peer may count a connection as open as soon as it has been greeted.
             half = connection.outgoing
