@@ -63,7 +63,9 @@ def cells(frame: pd.DataFrame, column: str) -> tuple[Numbers, NDArray[np.bool_] 
     if isinstance(series.dtype, np.dtype):
         return series.to_numpy(), None
     gaps = series.isna().to_numpy(dtype=bool)  # a nullable type of pandas
-    return series.fillna(0).to_numpy(dtype=_plain(series.dtype)), gaps
+    plain = _plain(series.dtype)
+    zero = None if plain is None else plain.type(0)
+    return series.fillna(zero).to_numpy(dtype=plain), gaps
 
 
 def merge_kinds(kinds: Mapping[str, Kinds]) -> Kinds:

@@ -38,8 +38,8 @@ _BLOCK = 1 << 24  # elements per partial sum: 2^27 * 2^24 stays exact in a float
 class Scale:
     """How a column stands in the ring: x -> round(x * base**digits)."""
 
-    base: int = 2
-    digits: int = 0
+    base: int
+    digits: int
 
     @property
     def factor(self) -> int:
@@ -52,7 +52,7 @@ class Scale:
         return f"{self.base}^{self.digits}"
 
 
-INTEGER = Scale()
+INTEGER = Scale(1, 0)  # not 2^0: a float column without fraction bits still rounds
 
 
 def float_scale(fraction_bits: int | None = None, decimals: int | None = None) -> Scale:
@@ -149,10 +149,10 @@ def encode_vector(values: Numbers, column: str, scale: Scale, stations: int) -> 
         OutOfBounds: an element does not fit the ring's capacity for P stations.
     """
     limit = capacity(stations)
-    if scale == INTEGER:
-        if values.size and not _inside(values, limit):
+    if values.dtype.kind != "f":  # exact in int64, also beyond the 53 bits of a float64
+        if values.size and not _inside(values, limit // scale.factor):
             raise _too_large(f"an element of column {column!r}", scale, stations)
-        return values.astype(np.int64).view(np.uint64)
+        return (values.astype(np.int64) * np.int64(scale.factor)).view(np.uint64)
     with np.errstate(over="ignore"):
         scaled = values * math.ldexp(1.0, scale.digits)
     np.rint(scaled, out=scaled)
