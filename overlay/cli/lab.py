@@ -34,7 +34,9 @@ def up(stations: int, data: Path | None, form: str) -> None:
     began = time.monotonic()
 
     def show(step: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {step}", highlight=False)
+        console.print(
+            f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {step}", highlight=False, soft_wrap=True
+        )
 
     made = Lab.up(stations, data, show)
     seconds = time.monotonic() - began

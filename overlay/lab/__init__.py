@@ -1,4 +1,4 @@
-"""A lab: one central host and N stations on one machine, each a container with its own Docker Engine."""
+"""A lab: one central host and N stations on one machine, each with its own Docker Engine."""
 
 from overlay.lab.lab import Lab, down
 from overlay.lab.shell import Progress

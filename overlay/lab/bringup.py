@@ -1,8 +1,9 @@
-"""The steps of `up`, each what an operator would do on real hosts; what can run side by side does."""
+"""The steps of `up`: each is what an operator does on real hosts; side by side where it helps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class BringUp:
             name: host_address(self._state.subnet, index)
             for index, name in enumerate([CENTRAL, *stations])
         }
-        self._product = Product(self._engine, self._images, self._state, self._addresses)
+        self._product = Product(self._engine, self._state)
         self._describe()
         self._progress(f"booting {len(self._addresses)} hosts")
         self._public_key = _new_ssh_key()
@@ -52,7 +53,14 @@ class BringUp:
         in_parallel(jobs)
         self._overlay_and_server()
         self._progress(f"joining {len(stations)} stations and starting their vantage6 nodes")
-        in_parallel([partial(self._join, name) for name in stations])
+        starting: list[Future[None]] = []
+        with ThreadPoolExecutor() as pool:
+            # One after the other: the manager rotates Swarm's worker token after each join.
+            for name in stations:
+                self._product.join(name, f"{vantage6.NODE_CONFIGS}/{name}.yaml")
+                starting.append(pool.submit(self._start_unit, name, "vantage6-node.service"))
+        for started in starting:
+            started.result()
         self._progress("waiting for the nodes to come online")
         self._api.wait_online(stations, 90)
         self._state.ready = True
@@ -81,24 +89,22 @@ class BringUp:
         files["/etc/docker/registry/config.yml"] = Text(REGISTRY_CONFIG.encode())
         self._boot(CENTRAL, files, [f"{registry}:/var/lib/docker-registry"])
         run = partial(hosts.exec_in, self._engine, CENTRAL)
-        run(["systemctl", "start", "--no-block", "docker-registry"])
-        run(
-            ["/opt/vantage6/bin/vserver-local", "import", "--config", "/etc/vantage6/server.yaml"]
-            + ["/etc/vantage6/entities.yaml"]
-        )
+        load = [
+            "/opt/vantage6/bin/vserver-local",
+            "import",
+            "--config",
+            "/etc/vantage6/server.yaml",
+        ]
+        run([*load, "/etc/vantage6/entities.yaml"])
         run(["rm", "/etc/vantage6/entities.yaml"])
         self._wait_engine(CENTRAL)
+        run(["systemctl", "enable", "--quiet", "--now", "docker-registry.service"])
 
     def _station(self, name: str, index: int, csv: Path) -> None:
         folder = HOSTS_DATA / name / "data"
         station_data.place(folder, csv, station_data.vector_csv(index))
-        files = vantage6.node_files(
-            name,
-            self._entities,
-            self._addresses[CENTRAL],
-            self._images.node,
-            proxy=self._product.present,
-        )
+        central = self._addresses[CENTRAL]
+        files = vantage6.node_files(name, self._entities, central, self._images.node)
         self._boot(name, files, [f"{folder}:/var/lib/v6lab/data"])
         self._wait_engine(name)
 
@@ -112,24 +118,17 @@ class BringUp:
         hosts.wait_for(self._engine, name, "docker version", 90, "the nested Docker Engine")
 
     def _overlay_and_server(self) -> None:
-        wsgi, tls = "vantage6.server.wsgi", None
-        if self._product.present:
-            self._progress("v6-overlay init on the central host")
-            self._product.init()
-            wsgi, tls = self._product.wsgi_module, self._product.tls_files
+        self._progress("v6-overlay init on the central host")
+        self._product.init(self._entities.stations)
         self._progress("starting the vantage6 server")
-        unit = {"/etc/systemd/system/vantage6-server.service": vantage6.server_unit(wsgi, tls)}
+        text = vantage6.server_unit(self._product.wsgi_module, self._product.tls_files)
+        unit = {"/etc/systemd/system/vantage6-server.service": text}
         hosts.put_files(self._engine, CENTRAL, unit)
         self._start_unit(CENTRAL, "vantage6-server.service")
         self._api = vantage6.Api(f"{self._state.server_url}{self._state.api_path}")
         self._api.login(self._entities)
         first = next(iter(self._entities.organizations.values()))
         self._api.add_researcher(self._entities, first)
-
-    def _join(self, name: str) -> None:
-        if self._product.present:
-            self._product.join(name, f"{vantage6.NODE_CONFIGS}/{name}.yaml")
-        self._start_unit(name, "vantage6-node.service")
 
     def _start_unit(self, host: str, unit: str) -> None:
         hosts.exec_in(self._engine, host, ["systemctl", "enable", "--quiet", "--now", unit])

@@ -1,4 +1,4 @@
-"""What the stations hold: one CSV each (yours, or breast_cancer in unequal parts) and one long vector."""
+"""What the stations hold: one CSV each (yours, or breast_cancer in parts) and one long vector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def station_csvs(stations: int, directory: Path | None) -> list[Path]:
 
     Args:
         stations: how many.
-        directory: the user's files, taken in sorted order of name; None for scikit-learn's data set.
+        directory: the user's files, taken in sorted order of name; None for scikit-learn's own.
 
     Raises:
         UsageError: the directory has another number of CSV files than there are stations.

@@ -1,4 +1,4 @@
-"""The outer Docker Engine: the machine's own where one answers, else one of ours that `down` stops."""
+"""The outer Docker Engine: the machine's own where one answers, else ours that `down` stops."""
 
 from __future__ import annotations
 

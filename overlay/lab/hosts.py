@@ -17,7 +17,10 @@ from overlay.lab.state import BRIDGE, HOSTS_DATA, LABEL, NETWORK
 PREFIX = "v6lab-"
 CGROUP = "v6-overlay-lab"
 # `--privileged` asks for every capability and fails where the machine itself lacks one.
-_CAPABILITIES = ["AUDIT_CONTROL", "DAC_READ_SEARCH", "IPC_LOCK", "IPC_OWNER", "LEASE", "LINUX_IMMUTABLE", "NET_ADMIN", "NET_BROADCAST", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE", "SYS_TIME", "SYS_TTY_CONFIG", "SYSLOG", "SYS_RAWIO"]
+_CAPABILITIES = """
+    AUDIT_CONTROL DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE LINUX_IMMUTABLE NET_ADMIN NET_BROADCAST
+    SYS_ADMIN SYS_BOOT SYS_NICE SYS_PACCT SYS_PTRACE SYS_TIME SYS_TTY_CONFIG SYSLOG SYS_RAWIO
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,7 @@ def start_host(engine: Engine, image: str, plan: HostPlan, network: str = NETWOR
     """Create the container, hand it its files, boot it. The data root below HOSTS_DATA is bound."""
     data = HOSTS_DATA / plan.name / "docker"
     data.mkdir(parents=True, exist_ok=True)
-    # The whole tree on both cgroup versions: systemd finds its own place in it.
-    options = ["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]
+    options = ["--cgroupns=host", *_cgroup_mounts()]
     options += [f"--cgroup-parent={cgroup_parent(engine)}"]
     options += [f"--cap-add={capability}" for capability in _CAPABILITIES]
     options += [f"--security-opt={name}=unconfined" for name in ("seccomp", "apparmor")]
@@ -153,6 +155,19 @@ def remove_cgroups() -> None:
         )
         for directory in [*directories, root]:
             directory.rmdir()
+
+
+def _cgroup_mounts() -> list[str]:
+    """The machine's cgroup trees, writable: systemd finds its own place in them.
+
+    On version 1 each tree is bound by itself below a tmpfs of the host's own, because systemd makes
+    directories beside them for the controllers that it misses.
+    """
+    top = Path("/sys/fs/cgroup")
+    if (top / "cgroup.controllers").exists():
+        return [f"--volume={top}:{top}:rw"]
+    trees = [entry for entry in top.iterdir() if not entry.is_symlink() and entry.is_mount()]
+    return [f"--tmpfs={top}:mode=755", *(f"--volume={tree}:{tree}:rw" for tree in sorted(trees))]
 
 
 def _tar(files: dict[str, Text]) -> bytes:

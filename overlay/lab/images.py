@@ -42,11 +42,11 @@ def ensure_images(engine: Engine, progress: Progress) -> Images:
     builder = _Builder(engine, progress)
     small_key = wheels.digest([_SUITE, deploy / "base"])
     large_key = wheels.digest([_SUITE, deploy / "lab-host" / "packages.txt"])
-    pins, project = wheels.checkout() / "constraints.txt", wheels.checkout() / "pyproject.toml"
+    needed = wheels.requirements()
     own = wheels.digest(wheels.source())
     node_key = wheels.digest([small_key, deploy / "node", deploy / "vantage6-constraints.txt"])
-    host_key = wheels.digest([large_key, node_key, deploy / "lab-host", pins, project])
-    sums_key = wheels.digest([small_key, deploy / "algorithm", pins, project])
+    host_key = wheels.digest([large_key, node_key, deploy / "lab-host", needed])
+    sums_key = wheels.digest([small_key, deploy / "algorithm", needed])
     small = f"v6-overlay-lab/base:{small_key}"
     large = f"v6-overlay-lab/host-base:{large_key}"
     images = Images(
@@ -119,8 +119,10 @@ class _Builder:
             tar = Path(scratch) / "root.tar"
             exclude = [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("doc", "man", "locale")]
             call(
-                ["mmdebstrap", "--variant=minbase", f"--include={include}", *exclude]
-                + [_SUITE, str(tar), *_sources()]
+                [
+                    *("mmdebstrap", "--variant=minbase", f"--include={include}", *exclude),
+                    *(_SUITE, str(tar), *_sources()),
+                ]
             )
             self._engine.docker("import", str(tar), image)
 

@@ -1,4 +1,4 @@
-"""`up` ends with a working lab or an error, whatever an earlier `up` left; `down` leaves only the cache."""
+"""`up` makes a working lab whatever an earlier `up` left; `down` leaves only the cache."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Lab:
         down(progress)
 
     def status(self) -> list[dict[str, str]]:
-        """One row per host: name, address, state of its container, of its engine and of its node."""
+        """One row per host: name, address, states of its container, engine and node."""
         return [self._row(name, host) for name, host in self.state.hosts.items()]
 
     def exec(

@@ -1,13 +1,13 @@
-"""v6-overlay's own commands are run on the hosts as an operator would run them; nothing is imported."""
+"""v6-overlay's commands are run on the hosts as an operator runs them; nothing is imported."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import shlex
 
+from overlay.lab import hosts, vantage6
 from overlay.lab.engine import Engine
-from overlay.lab.images import Images
 from overlay.lab.state import LabState
-from overlay.lab.wheels import checkout
 
 _PROGRAM = "/opt/v6-overlay/bin/v6-overlay"
 _MANAGER_STATE = "/var/lib/v6-overlay/manager"
@@ -19,22 +19,34 @@ class Product:
     wsgi_module = "overlay.manager.plugin"
     tls_files = (f"{_MANAGER_STATE}/tls.pem", f"{_MANAGER_STATE}/tls.key")
 
-    def __init__(
-        self, engine: Engine, images: Images, state: LabState, addresses: dict[str, str]
-    ) -> None:
+    def __init__(self, engine: Engine, state: LabState) -> None:
         self._engine = engine
-        self._images = images
         self._state = state
-        self._addresses = addresses
-        self._joins: dict[str, Any] = {}
-        # While the commands are being written, hosts without them are still of use.
-        commands = checkout() / "overlay" / "cli"
-        self.present = all((commands / f"{name}.py").exists() for name in ("init", "join"))
+        self._joins: dict[str, tuple[str, str]] = {}
 
-    def init(self) -> None:
-        """Run `v6-overlay init` and keep the join tokens that it prints."""
-        raise NotImplementedError
+    def init(self, stations: list[str]) -> None:
+        """Run `v6-overlay init` and keep the join commands and tokens that it made."""
+        argv = [_PROGRAM, "init", "--format", "json", "--address", "central"]
+        argv += ["--collaboration", f"{self._state.collaboration_id}={vantage6.COLLABORATION}"]
+        argv += ["--vantage6-url", f"http://central:{vantage6.HTTP_PORT}/api"]
+        argv += ["--enrol-url", f"https://central:{vantage6.HTTPS_PORT}"]
+        argv += [word for station in stations for word in ("--station", station)]
+        answer = json.loads(hosts.exec_in(self._engine, "central", argv).stdout)
+        self._state.ca_fingerprint = answer["collaboration_ca_fingerprint"]
+        for join in answer["join"]:
+            token = hosts.exec_in(self._engine, "central", ["cat", join["token_file"]]).stdout
+            self._joins[join["station"]] = (join["command"], token)
 
     def join(self, station: str, node_config: str) -> None:
-        """Run `v6-overlay join` on a station, the token on its standard input."""
-        raise NotImplementedError
+        """Run the join command on a station, its token on standard input, and allow our image."""
+        command, token = self._joins[station]
+        words = shlex.split(command)
+        if "--node-config" in words:
+            words[words.index("--node-config") + 1] = node_config
+        else:
+            words += ["--node-config", node_config]
+        words[0] = _PROGRAM
+        hosts.exec_in(self._engine, station, words, input=token)
+        repository = self._state.image.rpartition(":")[0]
+        allowed = f"{repository}@{self._state.image_digest}"
+        hosts.exec_in(self._engine, station, [_PROGRAM, "image", "allow", allowed])

@@ -1,4 +1,4 @@
-"""Python interpreters of a wanted version, found on PATH, by uv or by pyenv; never downloaded in secret."""
+"""A Python of a wanted version is found on PATH, by uv or by pyenv; none is downloaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Images reach the nested engines as a hard-linked copy of one data root, made once.
 
-A pull by each engine takes 20 s; a copy of links takes less than 2. The registry beside it is for the
-pull that a vantage6 node insists on, and gives the images the digest that a station can allow.
+A pull by each engine takes 20 s; a copy of links takes less than 2. The registry beside it is for
+the pull that a vantage6 node insists on, and gives the images the digest that a station can allow.
 """
 
 from __future__ import annotations
@@ -31,21 +31,26 @@ http: {addr: ":5000"}
 
 
 def ensure_seed(engine: Engine, images: Images, progress: Progress) -> Path:
-    """The directory with `docker/` (a data root), `registry/` and `digest`, made if it is absent."""
-    base_key = wheels.digest([images.node, images.sums_deps])
-    key = wheels.digest([base_key, images.sums])
-    seed, base = _SEEDS / f"{base_key}-{key}", _SEEDS / base_key
-    if seed.is_dir():
-        return seed
-    if not base.is_dir():
-        progress("seed of the nested engines: vantage6 node and algorithm base")
-        _make(engine, images, base, None, [images.node, images.sums_deps])
-    progress("seed of the nested engines: algorithm image")
-    _make(engine, images, seed, base, [images.sums])
-    for old in _SEEDS.glob(f"{base_key}-*"):
-        if old != seed:
-            shutil.rmtree(old)
+    """The directory with `docker/` (a data root), `registry/` and `digest`; made if absent."""
+    seed: Path | None = None
+    loaded: list[str] = []
+    # In steps, so that an edit of the product does not load and push vantage6 again.
+    for image in (images.node, images.sums_deps, images.sums):
+        loaded.append(image)
+        target = _SEEDS / f"{len(loaded)}-{wheels.digest(loaded)}"
+        if not target.is_dir():
+            progress(f"seed of the nested engines: {image}")
+            _make(engine, images, target, seed, image)
+            _forget_older(target)
+        seed = target
+    assert seed is not None  # noqa: S101
     return seed
+
+
+def _forget_older(seed: Path) -> None:
+    for other in _SEEDS.glob(f"{seed.name[:2]}*"):
+        if other != seed:
+            shutil.rmtree(other)
 
 
 def image_digest(seed: Path) -> str:
@@ -73,9 +78,7 @@ def copy_registry(seed: Path, host: str) -> Path:
     return target
 
 
-def _make(
-    engine: Engine, images: Images, target: Path, start: Path | None, load: list[str]
-) -> None:
+def _make(engine: Engine, images: Images, target: Path, start: Path | None, image: str) -> None:
     _SEEDS.mkdir(parents=True, exist_ok=True)
     engine.docker("rm", "--force", "--volumes", hosts.container(_NAME), check=False)
     shutil.rmtree(HOSTS_DATA / _NAME, ignore_errors=True)
@@ -99,10 +102,9 @@ def _make(
         run = ["chown", "-R", "docker-registry:", "/var/lib/docker-registry"]
         hosts.exec_in(engine, _NAME, run)
         hosts.exec_in(engine, _NAME, ["systemctl", "start", "docker-registry"])
-        for image in load:
-            _transfer(engine, image)
-            hosts.exec_in(engine, _NAME, ["docker", "push", "--quiet", image])
-        found = hosts.exec_in(engine, _NAME, ["docker", "image", "inspect", load[-1]])
+        _transfer(engine, image)
+        hosts.exec_in(engine, _NAME, ["docker", "push", "--quiet", image])
+        found = hosts.exec_in(engine, _NAME, ["docker", "image", "inspect", image])
         digests = json.loads(found.stdout)[0]["RepoDigests"]
         hosts.exec_in(engine, _NAME, ["systemctl", "stop", "docker.socket", "docker", "containerd"])
         hosts.exec_in(engine, _NAME, ["systemctl", "stop", "docker-registry"])

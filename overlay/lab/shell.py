@@ -1,4 +1,4 @@
-"""Programs are run here and nowhere else in the lab: a failure is a HostError with the last words said."""
+"""The lab runs programs here and nowhere else: a failure is a HostError with the last words."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def call(
 
 
 def in_parallel(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run all jobs at once and return their results in order; the first error is raised at the end.
+    """Run all jobs at once and return their results in order; the first error is raised last.
 
     Waits for every job even after an error, so that nothing runs on behind the caller's back.
     """

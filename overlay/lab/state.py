@@ -1,4 +1,4 @@
-"""Where the lab keeps what: one state file (0600), one cache that `down` leaves, one data area that it removes."""
+"""Where the lab keeps what: a state file (0600), a cache that stays, data that `down` removes."""
 
 from __future__ import annotations
 

@@ -74,14 +74,13 @@ def server_files(entities: Entities) -> dict[str, Text]:
     }
 
 
-def server_unit(wsgi_module: str, tls: tuple[str, str] | None) -> Text:
+def server_unit(wsgi_module: str, tls: tuple[str, str]) -> Text:
     """Unit of the server, started with the flags of vantage6's own server.sh.
 
     Args:
         wsgi_module: dotted name of the module that holds `app`.
-        tls: paths of the certificate and key for the https port, or None for no such port.
+        tls: paths of the certificate and key for the https port.
     """
-    https = f"--https :{HTTPS_PORT},{tls[0]},{tls[1]} " if tls else ""
     return Text(
         f"""\
 [Unit]
@@ -90,7 +89,8 @@ After=network.target v6-overlay-manager.service
 
 [Service]
 Environment=HOME=/root
-ExecStart=/opt/vantage6/bin/uwsgi --http :{HTTP_PORT} {https}--gevent 1000 --http-websockets \\
+ExecStart=/opt/vantage6/bin/uwsgi --http :{HTTP_PORT} --https :{HTTPS_PORT},{tls[0]},{tls[1]} \\
+  --gevent 1000 --http-websockets \\
   --http-chunked-input --http-keepalive --post-buffering 0 --master --callable app \\
   --disable-logging --module {wsgi_module} --pyargv /etc/vantage6/server.yaml
 KillSignal=SIGQUIT
@@ -102,9 +102,7 @@ WantedBy=multi-user.target
     )
 
 
-def node_files(
-    station: str, entities: Entities, central: str, image: str, *, proxy: bool
-) -> dict[str, Text]:
+def node_files(station: str, entities: Entities, central: str, image: str) -> dict[str, Text]:
     """What a station gets: its node's configuration (with the API key, 0600) and the node's unit.
 
     Args:
@@ -112,7 +110,6 @@ def node_files(
         entities: where the key is.
         central: address of the central host on the outer network.
         image: the node image.
-        proxy: send the node's Docker calls through the station agent.
     """
     config: dict[str, Any] = {
         "api_key": entities.api_keys[station],
@@ -127,10 +124,10 @@ def node_files(
         "encryption": {"enabled": False, "private_key": ""},
         "logging": _LOGGING,
         "node_extra_hosts": {"central": central},
+        # The two keys that put the station's agent between the node and its Docker Engine.
+        "node_extra_env": {"DOCKER_HOST": "unix:///run/v6-overlay/proxy/docker.sock"},
+        "node_extra_mounts": ["/run/v6-overlay/proxy:/run/v6-overlay/proxy"],
     }
-    if proxy:
-        config["node_extra_env"] = {"DOCKER_HOST": "unix:///run/v6-overlay/proxy/docker.sock"}
-        config["node_extra_mounts"] = ["/run/v6-overlay/proxy:/run/v6-overlay/proxy"]
     unit = f"""\
 [Unit]
 Description=vantage6 node

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import overlay
@@ -33,7 +33,7 @@ def checkout() -> Path:
 
 
 def digest(parts: Iterable[str | Path]) -> str:
-    """Twelve hex digits over strings and over files' names and contents (directories: all below)."""
+    """Twelve hex digits over strings and over files' names and contents, whole trees included."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
@@ -57,8 +57,8 @@ def vantage6_wheels() -> Path:
 def extra_wheels(extra: str) -> Path:
     """Directory of the wheels that `v6-overlay[extra]` needs, without v6-overlay (Python 3.11)."""
     root = checkout()
-    pins, project = root / "constraints.txt", root / "pyproject.toml"
-    made = _build(extra, "3.11", [pins, project], ["-c", str(pins), f"{root}[{extra}]"])
+    pins = root / "constraints.txt"
+    made = _build(extra, "3.11", [requirements()], ["-c", str(pins), f"{root}[{extra}]"])
     for own in made.glob("v6_overlay-*.whl"):
         own.unlink()
     return made
@@ -69,13 +69,21 @@ def own_wheel() -> Path:
     return _build("own", "3.11", source(), ["--no-deps", str(checkout())])
 
 
+def requirements() -> str:
+    """What the packages need, as pyproject.toml and constraints.txt say it, and nothing else."""
+    root = checkout()
+    project = (root / "pyproject.toml").read_text()
+    needed = project.partition("\ndependencies")[2].partition("[project.scripts]")[0]
+    return needed + (root / "constraints.txt").read_text()
+
+
 def source() -> list[Path]:
     """The inputs of the product's own wheel."""
     root = checkout()
     return [root / "overlay", root / "algorithms", root / "pyproject.toml", root / "README.md"]
 
 
-def _build(name: str, version: str, inputs: list[Path], arguments: list[str]) -> Path:
+def _build(name: str, version: str, inputs: Sequence[str | Path], arguments: list[str]) -> Path:
     target = CACHE / "wheels" / f"{name}-{digest([version, *inputs])}"
     if target.is_dir():
         return target
