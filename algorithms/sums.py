@@ -1,7 +1,6 @@
 """The vantage6 functions of the image: each task names one of these as its `method`.
 
-Arguments are checked first, then the station joins its group, then the data is looked at. A
-station that cannot take part says so to the others before it ends.
+Arguments are checked first. A station that cannot take part says so to the others before it ends.
 """
 
 from __future__ import annotations
@@ -166,14 +165,26 @@ def _vector(
 def _in_group(
     rendezvous: float, work: Callable[[Channel, pd.DataFrame, Progress], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Join the run's group, read this station's table and do the work."""
+    """Read this station's table, join the run's group and do the work.
+
+    The table comes first: the time that it takes then counts as rendezvous at the other stations.
+    A table that cannot be read is reported inside the group, so that the others end at once.
+    """
     from vantage6.algorithm.tools.util import info
 
     from overlay.peer import Group
 
     patience = positive("rendezvous", rendezvous)
+    refusal = None
+    try:
+        table = _table()
+    except OverlayError as error:
+        refusal = error
     with Group.join(rendezvous=patience, progress=info) as group:
-        return work(group, _table(), info)
+        if refusal is not None:
+            refusal.station = group.me
+            raise refusal
+        return work(group, table, info)
 
 
 def _table() -> pd.DataFrame:

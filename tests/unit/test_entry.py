@@ -13,7 +13,7 @@ import pytest
 
 from algorithms import sums
 from overlay import client
-from overlay.errors import EmptyStation, HostError, OverlayError, UsageError
+from overlay.errors import EmptyStation, HostError, OverlayError, PeerAborted, UsageError
 from overlay.peer import Group
 from overlay.peer.testing import local_groups
 
@@ -123,7 +123,7 @@ def test_an_unexpected_error_shows_no_value(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("csv", "error"), [("", EmptyStation), (None, UsageError), ('a\n1,2\n\x00"', HostError)]
+    ("csv", "error"), [("", EmptyStation), (None, UsageError), ("a\n1\n1,2,3\n", HostError)]
 )
 def test_tables_that_cannot_be_read(monkeypatch, tmp_path, csv, error):
     monkeypatch.delenv("USER_REQUESTED_DATABASE_LABELS", raising=False)
@@ -136,6 +136,46 @@ def test_tables_that_cannot_be_read(monkeypatch, tmp_path, csv, error):
         sums._table()
 
 
+def together(monkeypatch, tmp_path, method, tables, **arguments):
+    """Call one function at three stations at once: run id -> result or error."""
+    paths = local_groups(3, tmp_path)
+    here = threading.local()
+    join = Group.join
+
+    def table():
+        if isinstance(here.table, OverlayError):
+            raise here.table
+        return here.table
+
+    monkeypatch.setattr(Group, "join", lambda **more: join(path=here.path, **more))
+    monkeypatch.setattr(sums, "_table", table)
+    results = {}
+
+    def station(place):
+        here.path, here.table = paths[place], tables[place]
+        try:
+            results[place + 1] = getattr(sums, method)(rendezvous=15, **arguments)
+        except OverlayError as error:
+            results[place + 1] = error
+
+    threads = [threading.Thread(target=station, args=(place,)) for place in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_a_station_without_a_table_tells_the_others(monkeypatch, tmp_path):
+    frame = pd.DataFrame({"n": [1]})
+    tables = [frame, EmptyStation("the station's table is empty"), frame]
+    results = together(monkeypatch, tmp_path, "dk_secure_sum", tables)
+    assert isinstance(results[2], EmptyStation)
+    for run in (1, 3):
+        assert isinstance(results[run], PeerAborted)
+        assert results[run].station == "hospital-2"
+
+
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [
@@ -146,22 +186,8 @@ def test_tables_that_cannot_be_read(monkeypatch, tmp_path, csv, error):
     ],
 )
 def test_every_function_over_a_real_group(monkeypatch, tmp_path, method, arguments):
-    paths = local_groups(3, tmp_path)
-    here = threading.local()
-    join = Group.join
-    monkeypatch.setattr(Group, "join", lambda **more: join(path=here.path, **more))
-    monkeypatch.setattr(sums, "_table", lambda: pd.DataFrame({"n": [1, 2, 3]}))
-    results = {}
-
-    def station(place):
-        here.path = paths[place]
-        results[place + 1] = getattr(sums, method)(rendezvous=15, **arguments)
-
-    threads = [threading.Thread(target=station, args=(place,)) for place in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    tables = [pd.DataFrame({"n": [1, 2, 3]})] * 3
+    results = together(monkeypatch, tmp_path, method, tables, **arguments)
     results = {run: json.loads(json.dumps(one)) for run, one in results.items()}
     report = client.verify(results, 1).report
     if "vector" in method:
