@@ -199,16 +199,15 @@ def _steps(
     public_key = host.wireguard_key()
 
     progress("enrolling")
-    answer = manager.enrol(
-        {
-            "token": token,
-            "csr": create_csr(station_key, "station").decode(),
-            "client_csr": create_csr(client_key, "client").decode(),
-            "wireguard_public_key": public_key,
-            "wireguard_port": PORT,
-            "address": request.address,
-        }
-    )
+    body = {
+        "token": token,
+        "csr": create_csr(station_key, "station").decode(),
+        "client_csr": create_csr(client_key, "client").decode(),
+        "wireguard_public_key": public_key,
+        "wireguard_port": PORT,
+        "address": request.address,
+    }
+    answer = manager.enrol(body)
     grant = Grant.checked(answer, station_key.public_key(), client_key.public_key())
     clash = overlaps([grant.subnet, grant.network["subnet"]], host.subnets())
     if clash:
@@ -225,9 +224,7 @@ def _steps(
 
     progress("joining the Swarm")
     journal.begin("swarm_join")
-    swarm_node = host.swarm_join(
-        grant.manager, answer["swarm"]["worker_token"], grant.address.partition("/")[0]
-    )
+    swarm_node = _join_swarm(host, grant, str(answer["swarm"]["worker_token"]), manager, body)
 
     state = {
         "version": 1,
@@ -261,6 +258,21 @@ def _steps(
     host.agent_up()
     host.healthy()
     return state
+
+
+def _join_swarm(
+    host: Host, grant: Grant, worker_token: str, manager: ManagerApi, body: dict[str, Any]
+) -> str:
+    """Join, with a new worker token as often as another station's join has rotated it away."""
+    while True:
+        try:
+            return host.swarm_join(grant.manager, worker_token, grant.address.partition("/")[0])
+        except HostError:
+            again = manager.enrol(body)
+            if again["swarm"]["worker_token"] == worker_token:
+                raise  # the token was not the cause
+            host.unswarm_join()
+            worker_token = str(again["swarm"]["worker_token"])
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,30 @@ def test_overlapping_subnets_are_refused(tmp_path: Path, request_: Request) -> N
     assert overlaps(["10.1.0.0/16"], ["10.2.0.0/16", "::/0"]) == []
 
 
+def test_a_worker_token_rotated_by_another_join_is_asked_for_again(
+    tmp_path: Path, request_: Request
+) -> None:
+    class Racing(FakeHost):
+        valid = "SWMTKN-2"
+
+        def swarm_join(self, manager: str, token: str, address: str) -> str:
+            self.did.append(f"swarm_join {token}")
+            if token != self.valid:
+                self.answer = {"swarm": {"manager": manager, "worker_token": self.valid}}
+                raise HostError("a valid join token is necessary")
+            return "node-1"
+
+    host = Racing(tmp_path / "state")
+    run(host, request_, tmp_path)
+    at = host.did.index("swarm_join SWMTKN")
+    assert host.did[at : at + 4] == [
+        "swarm_join SWMTKN",
+        "enrol",
+        "unswarm_join",
+        "swarm_join SWMTKN-2",
+    ]
+
+
 def test_certificates_for_other_keys_are_refused(tmp_path: Path, request_: Request) -> None:
     host = FakeHost(tmp_path / "state")
     other = identity.load_csr(identity.create_csr(identity.new_key(), "x"))
