@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -53,14 +52,7 @@ class BringUp:
         in_parallel(jobs)
         self._overlay_and_server()
         self._progress(f"joining {len(stations)} stations and starting their vantage6 nodes")
-        starting: list[Future[None]] = []
-        with ThreadPoolExecutor() as pool:
-            # One after the other: the manager rotates Swarm's worker token after each join.
-            for name in stations:
-                self._product.join(name, f"{vantage6.NODE_CONFIGS}/{name}.yaml")
-                starting.append(pool.submit(self._start_unit, name, "vantage6-node.service"))
-        for started in starting:
-            started.result()
+        in_parallel([partial(self._join, name) for name in stations])
         self._progress("waiting for the nodes to come online")
         self._api.wait_online(stations, 90)
         self._state.ready = True
@@ -129,6 +121,10 @@ class BringUp:
         self._api.login(self._entities)
         first = next(iter(self._entities.organizations.values()))
         self._api.add_researcher(self._entities, first)
+
+    def _join(self, name: str) -> None:
+        self._product.join(name, f"{vantage6.NODE_CONFIGS}/{name}.yaml")
+        self._start_unit(name, "vantage6-node.service")
 
     def _start_unit(self, host: str, unit: str) -> None:
         hosts.exec_in(self._engine, host, ["systemctl", "enable", "--quiet", "--now", unit])
