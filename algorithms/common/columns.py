@@ -69,7 +69,9 @@ def cells(frame: pd.DataFrame, column: str) -> tuple[Numbers, NDArray[np.bool_] 
 
 
 def merge_kinds(kinds: Mapping[str, Kinds]) -> Kinds:
-    """The columns of the sum, in the first station's order, from every station's own.
+    """The columns of the sum, sorted by name, from every station's own.
+
+    Sorted, because a message's dict arrives with its keys in canonical order, not the sender's.
 
     Args:
         kinds: station -> its columns and kinds, in roster order.
@@ -85,7 +87,7 @@ def merge_kinds(kinds: Mapping[str, Kinds]) -> Kinds:
                     raise _lacks(station, name)
     return {
         name: "float" if any(kinds[station][name] == "float" for station in stations) else "int"
-        for name in kinds[stations[0]]
+        for name in sorted(kinds[stations[0]])
     }
 
 

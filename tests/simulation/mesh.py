@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from overlay import identity
 from overlay.errors import OverlayError, PeerAborted, PeerLate, TranscriptMismatch
 from overlay.wire import canonical_json
+from overlay.wire.payload import parse_json
 
 COLLABORATION, TASK, FIRST_RUN = 1, 12, 30
 WAIT = 10.0
@@ -94,6 +95,8 @@ class MemoryGroup:
                 self.mesh.changed.notify_all()
 
     def send(self, station, payload, *, round=0):
+        if isinstance(payload, dict):  # as on the wire: keys arrive in canonical order
+            payload = parse_json(canonical_json(payload))
         with self.mesh.changed:
             self.mesh.sent.append((self.me, station, round, payload))
             self.mesh.mail[station].append(Message(self.me, round, payload))

@@ -83,7 +83,7 @@ def test_sums_equal_the_pooled_truth(authority, machine, count):
     pooled = pd.concat(frames)
     assert result.pinned
     assert result.rows == len(pooled)
-    assert list(result.sums) == ["area", "n", "flag"]
+    assert list(result.sums) == ["area", "flag", "n"]
     assert result.sums["n"] == sum(map(int, pooled["n"]))
     assert result.sums["flag"] == int(pooled["flag"].sum())
     assert isinstance(result.sums["n"], int)
