@@ -64,6 +64,7 @@ class AddressBook:
         self._written: list[Forward] | None = None
         self._published = ""
         self._process = 0
+        self._shielded: dict[str, str] = {}
         self._wake = threading.Event()
 
     def admitted(self, run_id: int, image: Image) -> None:
@@ -119,6 +120,8 @@ class AddressBook:
         self._wake.wait(KEEP_SECONDS)
         self._wake.clear()
         with self._lock:
+            if not self._entries:
+                self._shielded.clear()
             if not self._entries and not self._written:
                 return
             here = self._gateway()
@@ -135,9 +138,15 @@ class AddressBook:
         container, roster = self.runs.container(run_id), self.runs.roster(run_id)
         if container is None or roster is None:
             return []
-        address = self.containers.address(container, self.local.network())
+        attributes = self.containers.inspect(container)
+        networks = attributes["NetworkSettings"]["Networks"]
+        address = str((networks.get(self.local.network()) or {}).get("IPAddress") or "")
         if not address:
             return []
+        if self._shielded.get(container) != here.address:
+            ports = [entry.target for entry in known]
+            gateway.shield(int(attributes["State"]["Pid"]), ports, here.address)
+            self._shielded[container] = here.address
         found = [gateway.resolve(here, str(peer["hostname"])) for peer in roster["members"]]
         sources = tuple(sorted(peer for peer in found if peer))
         return [Forward(entry.port, address, entry.target, sources) for entry in known]

@@ -63,11 +63,6 @@ class Containers:
         except (DockerException, requests.RequestException) as error:
             raise _away("inspect a container", error) from error
 
-    def address(self, container: str, network: str) -> str:
-        """A container's IPv4 address on a network; "" while it has none."""
-        networks = self.inspect(container)["NetworkSettings"]["Networks"]
-        return str((networks.get(network) or {}).get("IPAddress") or "")
-
     def connect(self, container: str, network: str, alias: str) -> None:
         """Attach a container to the overlay under its run's host name."""
         self.engine.connect(container, network, [alias])

@@ -109,6 +109,25 @@ def forward(gateway: Gateway, forwards: Iterable[Forward]) -> None:
     run(["nsenter", namespace, "nft", "-f", "-"], stdin=script(forwards))
 
 
+def shield(pid: int, ports: Iterable[int], address: str) -> None:
+    """Let a run's container be reached at these ports by the gateway's address only.
+
+    Without it a container of another task could go round the gateway, over the flat overlay.
+    """
+    run(["nsenter", f"--net=/proc/{pid}/ns/net", "nft", "-f", "-"], stdin=shielding(ports, address))
+
+
+def shielding(ports: Iterable[int], address: str) -> str:
+    """The nft script of a run's own namespace."""
+    shown = ", ".join(str(port) for port in ports)
+    return (
+        f"add table {_TABLE}\ndelete table {_TABLE}\nadd table {_TABLE}\n"
+        f"add chain {_TABLE} guard {{ type filter hook input priority 0; policy accept; }}\n"
+        f'add rule {_TABLE} guard iifname != "lo" tcp dport {{ {shown} }} '
+        f"ip saddr != {address} drop\n"
+    )
+
+
 def script(forwards: Iterable[Forward]) -> str:
     """The nft script that replaces the gateway's table in one transaction."""
     lines = [f"add table {_TABLE}", f"delete table {_TABLE}", f"add table {_TABLE}"]

@@ -139,6 +139,11 @@ def test_forwards_admit_only_their_sources() -> None:
     assert "policy drop" in text
 
 
+def test_runs_are_reached_through_the_gateway_only() -> None:
+    text = gateway.shielding([8888, 9000], "10.0.0.2")
+    assert "tcp dport { 8888, 9000 } ip saddr != 10.0.0.2 drop" in text
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="runs the program that it makes")
 def test_the_gateways_program_sleeps(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(gateway.image_tar("x86_64"))) as tar:
