@@ -30,10 +30,11 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-@pytest.fixture
-def running(tmp_path):
-    world = World(tmp_path)
-    path = tmp_path / "run" / "manager.sock"
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("manager")
+    world = World(directory)
+    path = directory / "run" / "manager.sock"
     local = ("127.0.0.1", 0)
     servers = server.build(world.service, unix_path=path, bearer_address=local, agent_address=local)
     for item in servers:
@@ -42,7 +43,6 @@ def running(tmp_path):
     world.path = path
     world.bearer = f"https://127.0.0.1:{servers[1].bind_addr[1]}/api/overlay"
     world.agent = f"https://127.0.0.1:{servers[2].bind_addr[1]}/api/overlay"
-    world.directory = tmp_path
     yield world
     for item in servers:
         item.stop()
@@ -75,7 +75,7 @@ def test_without_a_caller_nobody_enrols(running, caller):
     assert json.loads(answer)["error"] == "EnrolmentRefused"
 
 
-def test_tls_port_pins_and_refuses(running, tmp_path):
+def test_tls_port_pins_and_refuses(running):
     ca = str(running.authority.manager_ca)
     answer = requests.get(f"{running.bearer}/manager-ca", verify=ca, timeout=5)
     fetched = identity.fingerprint(identity.load_cert(answer.content))
