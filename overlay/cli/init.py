@@ -54,6 +54,7 @@ def init(
     from overlay.identity import station_name
     from overlay.manager import init as steps
     from overlay.manager import tokens
+    from overlay.manager.choice import Request
 
     number, _, name = collaboration.partition("=")
     if not number.isdigit() or int(number) < 1:
@@ -61,7 +62,7 @@ def init(
     for station in stations:
         if station_name(station) != station:
             raise UsageError(f"--station {station!r} is not {station_name(station)!r}")
-    request = steps.Request(
+    request = Request(
         collaboration_id=int(number),
         collaboration_name=name,
         address=address,
@@ -99,7 +100,7 @@ def init(
         joins = [tokens.create(item, request.collaboration_id) for item in waiting]
     if form == "json":
         for join in joins:
-            path = steps.save_token(central.directory, join.station, join.token)
+            path = tokens.save(join)
             result["join"].append(
                 {"station": join.station, "command": join.command, "token_file": str(path)}
             )

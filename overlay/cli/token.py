@@ -19,13 +19,12 @@ def token() -> None:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def create(station: str, collaboration: int | None, minutes: int, form: str) -> None:
     """Make a token for a station and show its join command once."""
-    from overlay.manager import settings, tokens
-    from overlay.manager.init import save_token
+    from overlay.manager import tokens
 
     number = tokens.only_collaboration() if collaboration is None else collaboration
     join = tokens.create(station, number, life=60.0 * minutes)
     if form == "json":
-        path = save_token(settings.DIRECTORY, station, join.token)
+        path = tokens.save(join)
         value = {"station": station, "command": join.command, "token_file": str(path)}
         click.echo(json.dumps(value | {"expires": int(join.expires)}))
         return

@@ -11,37 +11,23 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
-from overlay.drivers import files, guard, netlink, systemd, wireguard
+from overlay.drivers import guard, systemd, wireguard
 from overlay.drivers.docker_engine import LABEL, Engine
 from overlay.errors import HostError, MissingRequirement, UsageError
-from overlay.manager import inventory, settings, subnets
+from overlay.manager import inventory, settings
 from overlay.manager.authority import Authority
+from overlay.manager.choice import Request, choose
 from overlay.manager.registry import Collaboration, Registry
 from overlay.manager.settings import Settings
 
 HEALTH_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the operator asked for; an empty text means: choose, or keep what was chosen before."""
-
-    collaboration_id: int
-    collaboration_name: str
-    address: str
-    vantage6_url: str
-    stations: tuple[str, ...]
-    enrol_url: str = ""
-    wireguard_subnet: str = ""
-    overlay_subnet: str = ""
-    inventory: Path = Path("/etc/v6-overlay/inventory.yml")
 
 
 @dataclass(frozen=True)
@@ -66,7 +52,7 @@ class Central:
 
     def __post_init__(self) -> None:
         self.authority = Authority(self.directory)
-        self.wanted, self.overlay_subnet = _choose(self.request, self.engine, self.directory)
+        self.wanted, self.overlay_subnet = choose(self.request, self.engine, self.directory)
 
     @property
     def registry(self) -> Path:
@@ -251,65 +237,3 @@ def wait_healthy(authority: Authority) -> None:
                     next_step=f"journalctl -u {systemd.MANAGER}",
                 )
             time.sleep(0.05)
-
-
-def _choose(request: Request, engine: Engine, directory: Path) -> tuple[Settings, str]:
-    """The settings as they will be, and the overlay's subnet; what was chosen before stays."""
-    used = netlink.subnets_in_use() + engine.subnets()
-    enrol_url = request.enrol_url or f"https://{request.address}:{settings.TLS_PORT}"
-    if (directory / "config.json").exists():
-        old = settings.load(directory)
-        if request.wireguard_subnet and request.wireguard_subnet != old.wireguard_subnet:
-            raise UsageError(
-                "the WireGuard subnet cannot be changed once stations may have joined",
-                why=f"it is {old.wireguard_subnet}",
-            )
-        wanted = replace(
-            old,
-            address=request.address,
-            vantage6_url=request.vantage6_url,
-            enrol_url=enrol_url,
-        )
-        own = {old.wireguard_subnet, old.swarm_pool}
-        used = [item for item in used if item not in own] + sorted(own)
-    else:
-        mesh = request.wireguard_subnet
-        mesh = (
-            subnets.check("--wireguard-subnet", mesh, used, 29)
-            if mesh
-            else subnets.choose(16, used)
-        )
-        pool = subnets.choose(20, [*used, mesh])
-        wanted = Settings(request.address, request.vantage6_url, enrol_url, mesh, pool)
-        used = [*used, mesh, pool]
-    overlay = request.overlay_subnet
-    known = _known_overlay(request.collaboration_id, directory)
-    if known:
-        if overlay and overlay != known:
-            raise UsageError("the overlay's subnet cannot be changed", why=f"it is {known}")
-        return wanted, known
-    overlay = (
-        subnets.check("--overlay-subnet", overlay, used, 26)
-        if overlay
-        else subnets.choose(20, used)
-    )
-    return wanted, overlay
-
-
-def _known_overlay(collaboration_id: int, directory: Path) -> str:
-    path = directory / "registry.sqlite"
-    if not path.exists():
-        return ""
-    registry = Registry(path)
-    try:
-        found = registry.collaboration(collaboration_id)
-    finally:
-        registry.close()
-    return found.subnet if found else ""
-
-
-def save_token(directory: Path, station: str, token: str) -> Path:
-    """Keep a join token for a program in a file of mode 0600, and return its path."""
-    path = files.private_directory(directory / "tokens") / f"{station}.token"
-    files.write(path, token.encode())
-    return path

@@ -6,7 +6,6 @@ admitted when its Swarm node stands at the WireGuard address that it was given. 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 import time
@@ -15,13 +14,13 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from overlay import identity
 from overlay.drivers.docker_engine import SWARM_PORT, SwarmNode
 from overlay.drivers.wireguard import PORT, Peer
 from overlay.errors import EnrolmentRefused, OverlayError
+from overlay.manager.admission import Admission
 from overlay.manager.authority import Authority
 from overlay.manager.messages import Caller, EnrolRequest, text_field
-from overlay.manager.registry import Collaboration, Pending, Registry, Station, Token, token_hash
+from overlay.manager.registry import Pending, Registry, Station, token_hash
 from overlay.manager.settings import Settings
 
 PENDING_SECONDS = 300.0
@@ -73,6 +72,7 @@ class Enrolment:
         self._central = central
         self._set_peers = set_peers
         self._clock = clock
+        self._rules = Admission(settings, registry, clock)
         self._lock = threading.RLock()
         self._changed = threading.Condition()
 
@@ -88,9 +88,9 @@ class Enrolment:
         request = EnrolRequest.parse(body, caller.remote_address)
         with self._lock:
             self.expire()
-            token = self._usable_token(caller, request.token)
-            collaboration = self._collaboration(caller)
-            station = self._station_for(caller, request, token.hash)
+            token = self._rules.usable_token(caller, request.token)
+            collaboration = self._rules.collaboration(caller)
+            station = self._rules.station_for(caller, request, token.hash)
             certificates = self._certificates(request, station)
             worker_token = self._swarm.worker_token()
             pending = Pending(token.hash, self._clock() + PENDING_SECONDS, station)
@@ -129,13 +129,13 @@ class Enrolment:
         """
         hashed = token_hash(text_field(body, "token"))
         node_id = text_field(body, "swarm_node_id")
-        admitted = self._admitted_before(caller, hashed, node_id)
+        admitted = self._rules.admitted_before(caller, hashed, node_id)
         if admitted is not None:
             return {"station": admitted.name, "revision": self.registry.revision()}
-        station = self._pending_of(caller, hashed).station
+        station = self._rules.pending_of(caller, hashed).station
         self._wait_until_ready(station, node_id)
         with self._lock:
-            station = self._pending_of(caller, hashed).station
+            station = self._rules.pending_of(caller, hashed).station
             replaced = self.registry.station(station.collaboration_id, station.name)
             self.registry.admit(hashed, replace(station, swarm_node_id=node_id))
             self.sync_mesh()
@@ -150,7 +150,7 @@ class Enrolment:
     def abort(self, caller: Caller, body: Any) -> dict[str, Any]:
         """Undo a pending enrolment on the station's own word; its token may be used again."""
         with self._lock:
-            pending = self._pending_of(caller, token_hash(text_field(body, "token")))
+            pending = self._rules.pending_of(caller, token_hash(text_field(body, "token")))
             self._withdraw(pending)
         return {"station": pending.station.name}
 
@@ -204,82 +204,6 @@ class Enrolment:
 
     # --- rules --------------------------------------------------------------------------------
 
-    def _collaboration(self, caller: Caller) -> Collaboration:
-        collaboration = self.registry.collaboration(caller.collaboration_id)
-        if collaboration is None:
-            raise EnrolmentRefused(
-                f"collaboration {caller.collaboration_id} has no overlay here",
-                next_step=f"v6-overlay init --collaboration {caller.collaboration_id}",
-                station=caller.station,
-            )
-        return collaboration
-
-    def _usable_token(self, caller: Caller, text: str) -> Token:
-        token = self.registry.token(token_hash(text))
-        again = "ask the central host for a new one: v6-overlay token create --station NAME"
-        if token is None:
-            raise EnrolmentRefused("the join token is unknown", next_step=again)
-        bound_to = (token.collaboration_id, token.station)
-        if bound_to != (caller.collaboration_id, caller.station):
-            raise EnrolmentRefused(
-                "the join token is for another station",
-                why=f"the vantage6 server says that this is {caller.station} of collaboration"
-                f" {caller.collaboration_id}",
-                next_step=again,
-                station=caller.station,
-            )
-        if token.used:
-            raise EnrolmentRefused("the join token was used", next_step=again)
-        if token.expires <= self._clock():
-            raise EnrolmentRefused("the join token has expired", next_step=again)
-        return token
-
-    def _station_for(self, caller: Caller, request: EnrolRequest, hashed: str) -> Station:
-        """The station as it will be; a retry with the same keys gets the same address."""
-        station = Station(
-            collaboration_id=caller.collaboration_id,
-            name=caller.station,
-            organization_id=caller.organization_id,
-            node_id=caller.node_id,
-            wireguard_key=request.wireguard_public_key,
-            wireguard_address="",
-            endpoint=request.endpoint,
-            station_key=identity.key_fingerprint(identity.public_key(request.csr)),
-            client_key=identity.key_fingerprint(identity.public_key(request.client_csr)),
-        )
-        for pending in self.registry.pending():
-            other = pending.station
-            if (other.collaboration_id, other.name) != (station.collaboration_id, station.name):
-                continue
-            keys = (other.station_key, other.client_key, other.wireguard_key)
-            if pending.token_hash != hashed or keys != (
-                station.station_key,
-                station.client_key,
-                station.wireguard_key,
-            ):
-                raise EnrolmentRefused(
-                    "another enrolment of this station is open",
-                    why="only the same keys may try again before it ends",
-                    next_step="wait five minutes, or let the first join finish",
-                    station=station.name,
-                )
-            return replace(station, wireguard_address=other.wireguard_address)
-        return replace(station, wireguard_address=self._address_for(station))
-
-    def _address_for(self, station: Station) -> str:
-        """The host's address if its key is known for the same organization, else a free one."""
-        known = self.registry.stations() + [item.station for item in self.registry.pending()]
-        for other in known:
-            if other.wireguard_key == station.wireguard_key:
-                if other.organization_id != station.organization_id:
-                    raise EnrolmentRefused("the WireGuard key belongs to another station")
-                return other.wireguard_address
-        taken = {other.wireguard_address for other in known} | {self.settings.wireguard_ip}
-        for address in ipaddress.ip_network(self.settings.wireguard_subnet).hosts():
-            if str(address) not in taken:
-                return str(address)
-        raise EnrolmentRefused("the WireGuard subnet has no free address")
-
     def _certificates(self, request: EnrolRequest, station: Station) -> dict[str, str]:
         now = datetime.fromtimestamp(self._clock(), timezone.utc)
         scope = (station.name, station.collaboration_id, now)
@@ -291,31 +215,6 @@ class Enrolment:
                 request.client_csr, *scope
             ).decode(),
         }
-
-    def _pending_of(self, caller: Caller, hashed: str) -> Pending:
-        for pending in self.registry.pending():
-            station = pending.station
-            mine = (station.collaboration_id, station.node_id) == (
-                caller.collaboration_id,
-                caller.node_id,
-            )
-            if pending.token_hash == hashed and mine and pending.expires > self._clock():
-                return pending
-        raise EnrolmentRefused(
-            "there is no open enrolment for this token and station",
-            why="it was never begun, has ended, or was not confirmed within five minutes",
-            next_step="run the join command again",
-        )
-
-    def _admitted_before(self, caller: Caller, hashed: str, node_id: str) -> Station | None:
-        """The station if this very confirmation was made before and its answer was lost."""
-        token = self.registry.token(hashed)
-        if token is None or not token.used:
-            return None
-        station = self.registry.station(token.collaboration_id, token.station)
-        if station and (station.node_id, station.swarm_node_id) == (caller.node_id, node_id):
-            return station
-        return None
 
     def _wait_until_ready(self, station: Station, node_id: str) -> None:
         deadline = time.monotonic() + READY_SECONDS

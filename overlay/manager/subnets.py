@@ -20,6 +20,8 @@ def choose(prefix: int, used: Iterable[str]) -> str:
     taken = list(_networks(used))
     # The last of the range first: few networks number from the top.
     for block in reversed(list(_RANGE.subnets(new_prefix=16))):
+        if any(block.subnet_of(other) for other in taken):
+            continue
         for candidate in block.subnets(new_prefix=prefix):
             if not any(candidate.overlaps(other) for other in taken):
                 return str(candidate)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overlay import identity
+from overlay.drivers import files
 from overlay.errors import UsageError
 from overlay.manager import settings
 from overlay.manager.authority import Authority
@@ -98,3 +99,10 @@ def not_joined(
     finally:
         registry.close()
     return [name for name in stations if name not in members]
+
+
+def save(join: Join, directory: Path = settings.DIRECTORY) -> Path:
+    """Keep a join token for a program in a file of mode 0600, and return its path."""
+    path = files.private_directory(directory / "tokens") / f"{join.station}.token"
+    files.write(path, join.token.encode())
+    return path
