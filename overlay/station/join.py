@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-
-from overlay.drivers import files
-from overlay.drivers.wireguard import PORT, Peer
-from overlay.errors import EnrolmentRefused, HostError, OverlayError, UsageError
-from overlay.identity import create_csr, key_pem, load_cert, load_chain, new_key
+from overlay.drivers.wireguard import PORT
+from overlay.errors import HostError, OverlayError, UsageError
+from overlay.identity import create_csr, key_pem, new_key
 from overlay.station.config import NodeApi, hook_missing, load_node, load_state
+from overlay.station.grant import Grant
 from overlay.station.host import Host, overlaps
+from overlay.station.journal import NOTE, Journal, interruptible, uninterrupted
 from overlay.station.manager_api import ManagerApi
-
-NOTE = Path("/var/lib/v6-overlay/joining.json")
 
 log = logging.getLogger(__name__)
 
@@ -46,46 +41,6 @@ class Request:
             raise UsageError("the URL must begin with https://", why="a token is sent there")
         if not self.fingerprint.lower().startswith("sha256:") or len(self.fingerprint) != 71:
             raise UsageError("--ca-fingerprint must be sha256: and 64 hex digits")
-
-
-class Journal:
-    """Steps begun, in order, on disk; undoing goes backwards and can be repeated."""
-
-    def __init__(self, host: Host, path: Path = NOTE) -> None:
-        self.host = host
-        self.path = path
-        self.steps: list[str] = []
-        if path.exists():
-            self.steps = [str(step) for step in files.read_json(path).get("steps", [])]
-
-    def begin(self, step: str) -> None:
-        """Note a step whose reverse is the host's method `un<step>`."""
-        self.steps.append(step)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(self.path, {"steps": self.steps})
-
-    def undo(self) -> list[str]:
-        """Undo all steps, last first; returns what could not be undone, and keeps its note."""
-        failed: list[str] = []
-        kept: list[str] = []
-        for step in reversed(self.steps):
-            try:
-                getattr(self.host, f"un{step}")()
-            except Exception as error:  # each step is tried, whatever happened to the others
-                log.error("undo step=%s failed reason=%r", step, str(error))
-                failed.append(f"{step}: {error}")
-                kept.insert(0, step)
-        self.steps = kept
-        if kept:
-            files.write_json(self.path, {"steps": kept})
-        else:
-            self.done()
-        return failed
-
-    def done(self) -> None:
-        """Nothing is to be undone any more."""
-        self.steps = []
-        self.path.unlink(missing_ok=True)
 
 
 def present(host: Host) -> dict[str, Any] | None:
@@ -163,11 +118,11 @@ def join(
         bearer = host.node_token(node, _verify(node, request, ca_path))
     with host.manager(request.url, ca, bearer) as manager:
         try:
-            with _interruptible():
+            with interruptible():
                 state = _steps(host, request, token, manager, ca, backend, journal, progress)
                 journal.done()
         except BaseException as error:
-            with _uninterrupted():
+            with uninterrupted():
                 failed = journal.undo()
                 try:
                     manager.abort(token)
@@ -275,67 +230,6 @@ def _join_swarm(
             worker_token = str(again["swarm"]["worker_token"])
 
 
-@dataclass(frozen=True)
-class Grant:
-    """The manager's answer to an enrolment, checked; certificates as PEM."""
-
-    collaboration_id: int
-    station: str
-    organization_id: int
-    node_id: int
-    ca: bytes
-    station_certificate: bytes
-    client_certificate: bytes
-    manager_api: str
-    address: str
-    subnet: str
-    peers: tuple[Peer, ...]
-    manager: str
-    network: dict[str, str]
-
-    @classmethod
-    def checked(cls, answer: dict[str, Any], station_key: Any, client_key: Any) -> Grant:
-        """Check the answer against the keys we made. Raises EnrolmentRefused."""
-        try:
-            peers = tuple(
-                Peer(
-                    str(peer["station"]),
-                    str(peer["public_key"]),
-                    str(peer["endpoint"] or ""),
-                    str(peer["address"]).partition("/")[0],
-                )
-                for peer in answer["wireguard"]["peers"]
-            )
-            grant = cls(
-                collaboration_id=int(answer["collaboration_id"]),
-                station=str(answer["station"]),
-                organization_id=int(answer["organization_id"]),
-                node_id=int(answer["node_id"]),
-                ca=str(answer["ca"]).encode(),
-                station_certificate=str(answer["station_certificate"]).encode(),
-                client_certificate=str(answer["client_certificate"]).encode(),
-                manager_api=str(answer["manager_api"]),
-                address=str(answer["wireguard"]["address"]),
-                subnet=str(answer["wireguard"]["subnet"]),
-                peers=peers,
-                manager=str(answer["swarm"]["manager"]),
-                network={key: str(answer["network"][key]) for key in ("name", "subnet")},
-            )
-            station = load_cert(grant.station_certificate)
-            client = load_chain(grant.client_certificate)[0]
-            station.verify_directly_issued_by(load_cert(grant.ca))
-            right = (station.public_key(), client.public_key()) == (station_key, client_key)
-        except (KeyError, TypeError, ValueError, x509.InvalidVersion, OverlayError) as error:
-            raise EnrolmentRefused(
-                "the manager's answer is not understood", why=repr(error)[:300]
-            ) from error
-        except Exception as error:  # cryptography's InvalidSignature has no common base
-            raise EnrolmentRefused("the station certificate is not the CA's") from error
-        if not right:
-            raise EnrolmentRefused("the manager's certificates are not for this station's keys")
-        return grant
-
-
 def _refuse_foreign_swarm(host: Host) -> None:
     swarm, _ = host.swarm()
     if swarm != "inactive":
@@ -376,35 +270,3 @@ def _summary(state: dict[str, Any], node_config: Path) -> dict[str, Any]:
         "network": state["network"]["name"],
         "node_config_lacks": hook_missing(node_config),
     }
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does, so that both undo."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Undoing is not interrupted half-way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
