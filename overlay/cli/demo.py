@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -75,7 +76,7 @@ def show(report: Report, console: Console, out: Path) -> None:
     from overlay.capture.picture import human_bytes
     from overlay.lab.demo_report import SERVER
 
-    sums = Table(title="Sums against the pooled truth", title_justify="left")
+    sums = _table("Sums against the pooled truth")
     for head in ("task", "rows", "sums", "largest error", "allowed", "seconds"):
         sums.add_column(head, justify="left" if head == "task" else "right")
     for run in (*report.sums, report.control):
@@ -89,16 +90,18 @@ def show(report: Report, console: Console, out: Path) -> None:
         )
     console.print(sums)
 
-    pairs = Table(title=f"Outer network: {report.vector.title}", title_justify="left")
-    for head in ("from", "to", "bytes", "packets", *(f"{kind.value} packets" for kind in Kind)):
-        pairs.add_column(head, justify="left" if head in ("from", "to") else "right")
+    pairs = _table(f"Packets on the outer network: {report.vector.title}")
+    kinds = {Kind.WIREGUARD: "WireGuard", Kind.PLAIN_OVERLAY: "clear"}
+    for head in ("from", "to", "bytes", "packets", *(kinds.get(k, k.value) for k in Kind)):
+        left = head in ("from", "to")
+        pairs.add_column(head, justify="left" if left else "right", no_wrap=True)
     seen = report.vector.traffic
     for (src, dst), (octets, packets) in seen.by_hosts().items():
-        kinds = [sum(p.packets for p in seen.select([src], [dst], kind)) for kind in Kind]
-        pairs.add_row(src, dst, f"{octets:,}", f"{packets:,}", *(f"{n:,}" for n in kinds))
+        counts = [sum(p.packets for p in seen.select([src], [dst], kind)) for kind in Kind]
+        pairs.add_row(src, dst, f"{octets:,}", f"{packets:,}", *(f"{n:,}" for n in counts))
     console.print(pairs)
 
-    server = Table(title=f"Bytes between a station and {SERVER}", title_justify="left")
+    server = _table(f"Bytes between a station and {SERVER}")
     columns = (report.empty, report.vector, report.control)
     server.add_column("station")
     for run in columns:
@@ -117,6 +120,10 @@ def show(report: Report, console: Console, out: Path) -> None:
         mark = "[green]holds[/green] " if check.passed else "[red]BROKEN[/red]"
         console.print(f"{mark} {check.claim} ({check.measured})")
     console.print(f"\nNext: open {out / 'report.html'}")
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -20,13 +20,13 @@ RING = Task("secure sum", "secure_sum")
 DK = Task("dk-secure sum", "dk_secure_sum")
 EMPTY = Task("empty task", "about", database="")
 VECTOR = Task(
-    "dk-secure sum of a million elements",
+    "million-element sum",
     "dk_secure_sum_vector",
     {"column": "x", "length": MILLION},
     database="vector",
 )
 CONTROL = Task(
-    "control: the vector through the server",
+    "control through the server",
     "dk_secure_sum_vector",
     {"column": "x", "length": MILLION, "return_": "vector"},
     database="vector",

@@ -200,8 +200,8 @@ class Report:
 
     def _sum_check(self, run: Run) -> Check:
         return _check(
-            f"{run.title}: the sum is the pooled truth",
-            f"off by {run.max_abs_error:.3g} at most, {run.allowed_error:.3g} allowed",
+            f"{run.title}: equals the pooled truth",
+            f"off by {run.max_abs_error:.3g}, {run.allowed_error:.3g} allowed",
             run.max_abs_error <= run.allowed_error and bool(run.transcript_sha256),
             WrongSum,
         )
