@@ -69,34 +69,23 @@ class BringUp:
             "username": "researcher",
             "password": self._entities.researcher_password,
         }
-        state.admin = {"username": "admin", "password": self._entities.admin_password}
-        state.organizations = self._entities.organizations
+        state.admin = {"username": vantage6.ADMIN, "password": self._entities.admin_password}
         state.image = self._images.sums
         state.image_digest = image_digest(self._seed)
         state.save()
 
     def _central(self) -> None:
         registry = copy_registry(self._seed, CENTRAL)
-        files = vantage6.server_files(self._entities)
+        files = vantage6.server_files()
         files["/etc/docker/registry/config.yml"] = Text(REGISTRY_CONFIG.encode())
         self._boot(CENTRAL, files, [f"{registry}:/var/lib/docker-registry"])
-        run = partial(hosts.exec_in, self._engine, CENTRAL)
-        load = [
-            "/opt/vantage6/bin/vserver-local",
-            "import",
-            "--config",
-            "/etc/vantage6/server.yaml",
-        ]
-        run([*load, "/etc/vantage6/entities.yaml"])
-        run(["rm", "/etc/vantage6/entities.yaml"])
         self._wait_engine(CENTRAL)
-        run(["systemctl", "enable", "--quiet", "--now", "docker-registry.service"])
+        self._start_unit(CENTRAL, "docker-registry.service")
 
     def _station(self, name: str, index: int, csv: Path) -> None:
         folder = HOSTS_DATA / name / "data"
         station_data.place(folder, csv, station_data.vector_csv(index))
-        central = self._addresses[CENTRAL]
-        files = vantage6.node_files(name, self._entities, central, self._images.node)
+        files = self._product.station_files()
         self._boot(name, files, [f"{folder}:/var/lib/v6lab/data"])
         self._wait_engine(name)
 
@@ -119,11 +108,14 @@ class BringUp:
         self._start_unit(CENTRAL, "vantage6-server.service")
         self._api = vantage6.Api(f"{self._state.server_url}{self._state.api_path}")
         self._api.login(self._entities)
-        first = next(iter(self._entities.organizations.values()))
-        self._api.add_researcher(self._entities, first)
+        self._api.create(self._entities)
+        self._state.organizations = self._entities.organizations
 
     def _join(self, name: str) -> None:
-        self._product.join(name, f"{vantage6.NODE_CONFIGS}/{name}.yaml")
+        central = self._addresses[CENTRAL]
+        files = vantage6.node_files(name, self._entities, central, self._images.node)
+        hosts.put_files(self._engine, name, files)
+        self._product.join(name)
         self._start_unit(name, "vantage6-node.service")
 
     def _start_unit(self, host: str, unit: str) -> None:

@@ -18,7 +18,16 @@ from overlay.lab.images import ensure_images
 from overlay.lab.network import free_subnet
 from overlay.lab.seed import ensure_seed
 from overlay.lab.shell import Completed, Progress
-from overlay.lab.state import CACHE, HOSTS_DATA, RUNTIME, LabState, load_state, ssh_key, state_file
+from overlay.lab.state import (
+    CACHE,
+    HOSTS_DATA,
+    RUNTIME,
+    LabState,
+    alone,
+    load_state,
+    ssh_key,
+    state_file,
+)
 
 if TYPE_CHECKING:
     from vantage6.client import UserClient
@@ -53,6 +62,11 @@ class Lab:
             raise MissingRequirement("the lab needs root", next_step="sudo v6-overlay lab up")
         if not 1 <= stations <= 60:
             raise UsageError(f"a lab has 1 to 60 stations, not {stations}")
+        with alone():
+            return cls._up(stations, data, progress)
+
+    @classmethod
+    def _up(cls, stations: int, data: Path | None, progress: Progress) -> Lab:
         names = [f"hospital-{number}" for number in range(1, stations + 1)]
         csvs = station_data.station_csvs(stations, data)
         engine = find_engine() or start_engine()
@@ -180,6 +194,11 @@ def down(progress: Progress = _silent) -> None:
     Raises:
         HostError: something does not go away.
     """
+    with alone():
+        _down(progress)
+
+
+def _down(progress: Progress) -> None:
     engine = find_engine()
     # Containers of an engine that died are removed by the engine itself, or not at all.
     if engine is None and (RUNTIME.exists() or HOSTS_DATA.exists()):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 
+import yaml
+
 from overlay.lab import hosts, vantage6
 from overlay.lab.engine import Engine
 from overlay.lab.state import LabState
@@ -37,16 +39,15 @@ class Product:
             token = hosts.exec_in(self._engine, "central", ["cat", join["token_file"]]).stdout
             self._joins[join["station"]] = (join["command"], token)
 
-    def join(self, station: str, node_config: str) -> None:
-        """Run the join command on a station, its token on standard input, and allow our image."""
+    def station_files(self) -> dict[str, hosts.Text]:
+        """The administrator's policy as a station has it before it joins: our image, by digest."""
+        repository = self._state.image.rpartition(":")[0]
+        allowed = {"images": [f"{repository}@{self._state.image_digest}"]}
+        return {"/etc/v6-overlay/station.yaml": hosts.Text(yaml.safe_dump(allowed).encode())}
+
+    def join(self, station: str) -> None:
+        """Run the join command on a station, its token on standard input."""
         command, token = self._joins[station]
         words = shlex.split(command)
-        if "--node-config" in words:
-            words[words.index("--node-config") + 1] = node_config
-        else:
-            words += ["--node-config", node_config]
         words[0] = _PROGRAM
         hosts.exec_in(self._engine, station, words, input=token)
-        repository = self._state.image.rpartition(":")[0]
-        allowed = f"{repository}@{self._state.image_digest}"
-        hosts.exec_in(self._engine, station, [_PROGRAM, "image", "allow", allowed])

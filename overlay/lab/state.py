@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,6 @@ class LabState:
     ca_fingerprint: str = ""
     bridge: str = BRIDGE
     subnet: str = ""
-    overlay: bool = False
     recipe: str = ""
     ready: bool = False
 
@@ -63,6 +65,15 @@ class LabState:
         with os.fdopen(descriptor, "w") as stream:
             json.dump(self.__dict__, stream, indent=1)
         part.replace(path)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep a second `up` or `down` waiting until the first has ended, however it ends."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def load_state() -> LabState | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
@@ -20,6 +18,8 @@ HTTPS_PORT = 7443
 COLLABORATION = "heart"
 ELSEWHERE = "elsewhere"
 OUTSIDER = "outsider"
+ADMIN = "root"
+_FIRST_PASSWORD = "root"  # noqa: S105  (vantage6's own default, replaced at once)
 NODE_CONFIGS = "/root/.config/vantage6/node"
 
 _LOGGING = {
@@ -34,29 +34,32 @@ _LOGGING = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entities:
-    """Who exists in the server. Holds secrets; `repr` is never logged."""
+    """Who exists in the server. Holds secrets; never log it.
+
+    Attributes:
+        stations: names of the organizations that are stations of the lab.
+        admin_password: of vantage6's own first user `root`, in place of its default.
+        researcher_password: of the user `researcher`.
+        organizations: name to id; filled in by `Api.create`.
+        api_keys: node keys by organization; filled in by `Api.create`.
+    """
 
     stations: list[str]
-    api_keys: dict[str, str]
     admin_password: str
     researcher_password: str
-
-    @property
-    def organizations(self) -> dict[str, int]:
-        """Organization name to id: 1 is the operator's, then the stations, then the outsider."""
-        return {name: 2 + index for index, name in enumerate([*self.stations, OUTSIDER])}
+    organizations: dict[str, int] = field(default_factory=dict)
+    api_keys: dict[str, str] = field(default_factory=dict)
 
 
 def new_entities(stations: list[str]) -> Entities:
-    """Fresh passwords and node keys for these stations and the outsider."""
-    keys = {name: str(uuid.uuid4()) for name in [*stations, OUTSIDER]}
-    return Entities(stations, keys, _password(), _password())
+    """Fresh passwords for a lab of these stations."""
+    return Entities(stations, _password(), _password())
 
 
-def server_files(entities: Entities) -> dict[str, Text]:
-    """What the central host gets before it boots: the server's configuration and its fixtures."""
+def server_files() -> dict[str, Text]:
+    """What the central host gets before it boots: the server's configuration."""
     config = {
         "description": "lab",
         "ip": "0.0.0.0",  # noqa: S104  (inside the lab's internal network)
@@ -68,10 +71,7 @@ def server_files(entities: Entities) -> dict[str, Text]:
         "jwt_secret_key": secrets.token_urlsafe(48),
         "logging": _LOGGING,
     }
-    return {
-        "/etc/vantage6/server.yaml": _secret(config),
-        "/etc/vantage6/entities.yaml": _secret(_fixtures(entities)),
-    }
+    return {"/etc/vantage6/server.yaml": _secret(config)}
 
 
 def server_unit(wsgi_module: str, tls: tuple[str, str]) -> Text:
@@ -160,48 +160,62 @@ class Api:
         self._session = requests.Session()
 
     def login(self, entities: Entities, seconds: float = 60) -> None:
-        """Wait for the server, then authenticate.
+        """Wait for the server, authenticate as its first user and replace that user's password.
 
         Raises:
             HostError: it did not answer, or refused.
         """
         deadline = time.monotonic() + seconds
-        body = {"username": "admin", "password": entities.admin_password}
+        body = {"username": ADMIN, "password": _FIRST_PASSWORD}
         while True:
             try:
                 answer = self._session.post(f"{self._url}/token/user", json=body, timeout=10)
                 if answer.ok:
-                    token = answer.json()["access_token"]
-                    self._session.headers["Authorization"] = f"Bearer {token}"
-                    return
+                    break
                 why = answer.text[:300]
             except requests.RequestException as error:
                 why = str(error)
             if time.monotonic() > deadline:
                 raise HostError("the vantage6 server does not let the administrator in", why=why)
             time.sleep(0.2)
+        self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        change = {"current_password": _FIRST_PASSWORD, "new_password": entities.admin_password}
+        self._call("PATCH", "/password/change", change)
 
-    def get(self, path: str, **parameters: Any) -> Any:
-        """GET and decode; a refusal is a HostError."""
-        return self._decode(self._session.get(f"{self._url}{path}", params=parameters, timeout=30))
+    def create(self, entities: Entities) -> None:
+        """Make organizations, the two collaborations, their nodes and the researcher.
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """POST and decode; a refusal is a HostError."""
-        return self._decode(self._session.post(f"{self._url}{path}", json=body, timeout=30))
-
-    def add_researcher(self, entities: Entities, organization_id: int) -> None:
-        """A user with vantage6's own role Researcher, and no more than that."""
+        The researcher has vantage6's own role of that name and no more.
+        """
+        for name in [*entities.stations, OUTSIDER]:
+            made = self._call("POST", "/organization", {"name": name, "country": "NL"})
+            entities.organizations[name] = made["id"]
+        for name, members in ((COLLABORATION, entities.stations), (ELSEWHERE, [OUTSIDER])):
+            ids = [entities.organizations[member] for member in members]
+            body = {"name": name, "organization_ids": ids, "encrypted": False}
+            collaboration = self._call("POST", "/collaboration", body)["id"]
+            for member in members:
+                node = {
+                    "name": _node_name(member, name),
+                    "organization_id": entities.organizations[member],
+                    "collaboration_id": collaboration,
+                }
+                entities.api_keys[member] = self._call("POST", "/node", node)["api_key"]
         roles = self.get("/role", name="Researcher")["data"]
-        body = {
+        researcher = {
             "username": "researcher",
             "firstname": "Rosalind",
             "lastname": "Researcher",
             "email": "researcher@example.org",
             "password": entities.researcher_password,
-            "organization_id": organization_id,
+            "organization_id": entities.organizations[entities.stations[0]],
             "roles": [roles[0]["id"]],
         }
-        self.post("/user", body)
+        self._call("POST", "/user", researcher)
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """GET and decode; a refusal is a HostError."""
+        return self._call("GET", path, None, parameters)
 
     def wait_online(self, stations: list[str], seconds: float) -> None:
         """Wait until these stations' nodes are online.
@@ -209,7 +223,7 @@ class Api:
         Raises:
             HostError: names those that are not.
         """
-        wanted = {f"{name} - {COLLABORATION} Node" for name in stations}
+        wanted = {_node_name(name, COLLABORATION) for name in stations}
         deadline = time.monotonic() + seconds
         while True:
             nodes = self.get("/node", per_page=250)["data"]
@@ -223,44 +237,19 @@ class Api:
                 )
             time.sleep(0.2)
 
-    def _decode(self, answer: requests.Response) -> Any:
+    def _call(self, method: str, path: str, body: Any = None, parameters: Any = None) -> Any:
+        url = f"{self._url}{path}"
+        answer = self._session.request(method, url, params=parameters, json=body, timeout=30)
         if not answer.ok:
             raise HostError(
-                f"the vantage6 server answered {answer.status_code} to {answer.request.method} "
-                f"{answer.request.path_url}",
+                f"the vantage6 server answered {answer.status_code} to {method} {path}",
                 why=answer.text[:300],
             )
-        return json.loads(answer.content)
+        return answer.json()
 
 
-def _fixtures(entities: Entities) -> dict[str, Any]:
-    names = ["operator", *entities.stations, OUTSIDER]
-    empty = dict.fromkeys(("address1", "address2", "zipcode", "country", "public_key"), "")
-    organizations: list[dict[str, Any]] = [
-        {"name": name, "domain": f"{name}.example.org", **empty} for name in names
-    ]
-    organizations[0]["users"] = [
-        {
-            "username": "admin",
-            "firstname": "Ada",
-            "lastname": "Admin",
-            "email": "admin@example.org",
-            "password": entities.admin_password,
-        }
-    ]
-    return {
-        "organizations": organizations,
-        "collaborations": [
-            {
-                "name": name,
-                "encrypted": False,
-                "participants": [
-                    {"name": member, "api_key": entities.api_keys[member]} for member in members
-                ],
-            }
-            for name, members in ((COLLABORATION, entities.stations), (ELSEWHERE, [OUTSIDER]))
-        ],
-    }
+def _node_name(organization: str, collaboration: str) -> str:
+    return f"{organization} - {collaboration} Node"
 
 
 def _password() -> str:

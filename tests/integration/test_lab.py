@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import time
@@ -38,7 +39,12 @@ def test_ssh_opens_every_host(lab: Lab) -> None:
 
 
 def test_the_outer_network_leads_nowhere(lab: Lab) -> None:
-    assert "default" not in lab.exec("hospital-1", ["ip", "route"]).stdout
+    # The hosts have a default route, as real ones do; the machine forwards nothing of it.
+    routes = json.loads(subprocess.check_output(["ip", "-json", "route", "show", "default"]))
+    if not routes:
+        pytest.skip("this machine itself has no way out")
+    ping = ["ping", "-c", "2", "-i", "0.2", "-W", "1", routes[0]["gateway"]]
+    assert lab.exec("hospital-1", ping, check=False).returncode != 0
 
 
 def test_every_node_is_online_with_its_image(lab: Lab) -> None:
