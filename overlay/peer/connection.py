@@ -51,14 +51,14 @@ class Outgoing:
 class Connection:
     """A socket to one peer and everything that is on its way to it.
 
-    The mesh's thread calls `service`; other threads only append to `outbox`.
+    The mesh's thread calls everything; other threads only append to `outbox`.
     """
 
     def __init__(self, sock: socket.socket, now: float, dialled: Member | None = None) -> None:
         self.sock = sock
         self.dialled = dialled
         self.peer: Member | None = None
-        self.phase = Phase.CONNECTING if dialled else Phase.HANDSHAKE
+        self.phase = Phase.CONNECTING
         self.since = now
         self.heard = now
         self.spoke = now
@@ -167,10 +167,11 @@ class Connection:
         self._urgent.append(Outgoing(kind, parts=parts))
 
     def farewell(self, kind: Kind, body: bytes = b"") -> None:
-        """Say the last word (BYE or ABORT) now: data still queued is dropped, said once only."""
+        """Say the last word (BYE or ABORT) to a peer now, once: data still queued is dropped."""
         self.outbox.clear()
         self._sending = None  # a frame that is half out is finished all the same
-        if self.outgoing is not None and self.outgoing.state is State.OPEN and not self._parting:
+        ended = self.outgoing is None or self.outgoing.state is State.ENDED
+        if not ended and not self._parting:
             self._parting = True
             self.urgent(kind, body)
 

@@ -14,21 +14,18 @@ from typing import Any
 
 from overlay.errors import (
     PeerLate,
-    PeerLost,
     ProtocolError,
     TranscriptMismatch,
     UsageError,
 )
 from overlay.peer import attest, parting, roster
-from overlay.peer.connection import Outgoing
+from overlay.peer.inbox import OWN_ROUNDS, Inbox
 from overlay.peer.mailbox import Message
 from overlay.peer.mesh import Mesh
-from overlay.peer.rendezvous import meet, names
+from overlay.peer.rendezvous import meet
+from overlay.peer.roster import names
 from overlay.peer.settings import Settings
 from overlay.wire import Payload, encode_payload
-
-# Rounds of the group's own messages; an algorithm's rounds stay below.
-_OWN_ROUNDS = 1 << 31
 
 
 class Group:
@@ -37,7 +34,7 @@ class Group:
     def __init__(self, members: roster.Roster, mesh: Mesh, timeout: float, parting: float) -> None:
         self._roster = members
         self._mesh = mesh
-        self._box = mesh.mailbox
+        self._inbox = Inbox(mesh.mailbox)
         self._timeout = timeout
         self._parting = parting
         self._left = False
@@ -110,8 +107,8 @@ class Group:
         """
         self._check(from_, round or 0)
         waiting = {from_} if from_ is not None else set(self.others)
-        rounds = range(_OWN_ROUNDS) if round is None else range(round, round + 1)
-        return self._next(waiting, rounds, self._deadline(timeout), every=False)
+        rounds = range(OWN_ROUNDS) if round is None else range(round, round + 1)
+        return self._inbox.next(waiting, rounds, self._deadline(timeout), every=False)
 
     def gather(self, round: int = 0, timeout: float | None = None) -> dict[str, Payload]:
         """One message from every other station, by station.
@@ -119,7 +116,7 @@ class Group:
         Raises:
             PeerLate: naming all who have not delivered before the deadline.
         """
-        return self._gather(round, self._deadline(timeout))
+        return self._inbox.gather(self.others, round, self._deadline(timeout))
 
     def exchange(
         self, payloads: Mapping[str, Payload], round: int = 0, timeout: float | None = None
@@ -146,11 +143,11 @@ class Group:
             sent[station] = self._mesh.send(
                 station, round, encode_payload(payloads[station]), deadline
             )
-        received = self._gather(round, deadline)
+        received = self._inbox.gather(self.others, round, deadline)
         if self.me in payloads:
             received[self.me] = payloads[self.me]
         # The caller may change its arrays after this, so they must be out.
-        self._flush(sent, deadline)
+        self._inbox.taken(sent, deadline)
         return received
 
     def agree(self, digest: str, round: int = 0) -> None:
@@ -160,11 +157,11 @@ class Group:
             TranscriptMismatch: naming who differs from the majority, or all when there is none.
         """
         self._check(None, round)
-        own, deadline = round | _OWN_ROUNDS, self._deadline(None)
+        own, deadline = round | OWN_ROUNDS, self._deadline(None)
         for station in self.others:
             self._mesh.send(station, own, encode_payload({"digest": digest}), deadline)
         held = {self.me: digest}
-        for station, answer in self._gather(own, deadline).items():
+        for station, answer in self._inbox.gather(self.others, own, deadline).items():
             theirs = answer.get("digest") if isinstance(answer, dict) else None
             if not isinstance(theirs, str):
                 raise ProtocolError(f"{station} sent no digest", station=station)
@@ -226,58 +223,14 @@ class Group:
             self._check(station, round)
             self._mesh.send(station, round, (prefix, content), deadline)
 
-    def _gather(self, round: int, deadline: float) -> dict[str, Payload]:
-        received: dict[str, Payload] = {}
-        waiting = set(self.others)
-        while waiting:
-            message = self._next(waiting, range(round, round + 1), deadline, every=True)
-            received[message.sender] = message.payload
-            waiting.discard(message.sender)
-        return received
-
-    def _next(self, waiting: set[str], rounds: range, deadline: float, *, every: bool) -> Message:
-        """The next of `waiting`'s messages; with `every`, all of them have to deliver."""
-
-        def ready() -> Message | None:
-            message = self._box.take(waiting, rounds)
-            if message is None and self._box.failure is None:
-                # Who has finished will send nothing more: to wait for it would be in vain.
-                gone = waiting & self._box.departed
-                if gone and (every or gone == waiting):
-                    who = names(gone)
-                    raise PeerLost(f"{who} finished without sending what was due", station=who)
-            return message
-
-        message = self._box.wait(ready, deadline)
-        if message is None:
-            raise self._late(waiting, rounds)
-        return message
-
-    def _late(self, waiting: set[str], rounds: range) -> PeerLate:
-        what = f"{names(waiting)} did not deliver in time"
-        if len(rounds) == 1:
-            what += f" (round {rounds.start % _OWN_ROUNDS})"
-        with self._box.changed:
-            unread = {s: self._box.rounds(s) for s in sorted(waiting)}
-        why = "; ".join(f"{s} sent round {r} instead" for s, r in unread.items() if r)
-        return PeerLate(what, why=why, station=names(waiting))
-
     def _check(self, station: str | None, round: int) -> None:
         if station is not None and station not in self.others:
             raise UsageError(f"{station!r} is no other station of this run")
-        if not 0 <= round < _OWN_ROUNDS:
-            raise UsageError(f"round {round} is outside 0 to {_OWN_ROUNDS - 1}")
+        if not 0 <= round < OWN_ROUNDS:
+            raise UsageError(f"round {round} is outside 0 to {OWN_ROUNDS - 1}")
 
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self._timeout if timeout is None else timeout)
-
-    def _flush(self, sent: Mapping[str, Outgoing], deadline: float) -> None:
-        def left() -> list[str]:
-            return [s for s, m in sent.items() if not (m.done or s in self._box.departed)]
-
-        if self._box.wait(lambda: None if left() else True, deadline) is None:
-            late = names(left())
-            raise PeerLate(f"{late} did not take what was sent in time", station=late)
 
 
 def _mismatch(held: Mapping[str, str]) -> TranscriptMismatch:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from overlay.errors import PeerMissing
 from overlay.peer.mesh import Mesh
+from overlay.peer.roster import names
 
 _REPORT_EVERY = 10.0
-
-
-def names(stations: Iterable[str]) -> str:
-    """Station names as text, sorted."""
-    return ", ".join(sorted(stations))
 
 
 def meet(
@@ -46,6 +42,8 @@ def meet(
             raise _missing(mesh, missing, seconds)
         found = mesh.mailbox.wait(changed, min(began + seconds, now + _REPORT_EVERY))
         missing = missing if found is None else found
+    if mesh.mailbox.failure is not None:
+        raise mesh.mailbox.failure
     progress(f"all {size} stations here after {time.monotonic() - began:.1f} s")
 
 

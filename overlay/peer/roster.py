@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ class Roster:
             "members": [[m.station, m.run_id, m.hostname] for m in self.members],
         }
         return hashlib.sha256(canonical_json(facts)).hexdigest()
+
+
+def names(stations: Iterable[str]) -> str:
+    """Station names as text, sorted."""
+    return ", ".join(sorted(stations))
 
 
 def load(path: Path = DEFAULT_PATH) -> Roster:
