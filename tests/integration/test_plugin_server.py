@@ -1,40 +1,32 @@
-"""The plug-in in a real vantage6 server under uwsgi: who may enrol, and who may not.
-
-Needs a Python 3.10 environment with the vantage6 server; its `bin/python` is named by
-V6_OVERLAY_VANTAGE6_PYTHON. The lab has the same server and runs the same plug-in on whole hosts.
-"""
+"""The plug-in in a real vantage6 server, as deploy/compose.yml starts it: who may enrol."""
 
 from __future__ import annotations
 
 import os
-import signal
+import shutil
 import socket
-import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 import yaml
+from pytest_docker.plugin import Services
 
 from overlay.drivers.vantage6_api import Vantage6Api
 from overlay.errors import HostError, Vantage6Refused
+from overlay.lab import Lab, wheels
+from overlay.lab.engine import find_engine
 from overlay.manager import server
 from tests.unit.manager_world import Candidate, World
 
-PYTHON = os.environ.get("V6_OVERLAY_VANTAGE6_PYTHON", "")
-pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="V6_OVERLAY_VANTAGE6_PYTHON names no vantage6 server environment"
-)
+pytestmark = pytest.mark.lab
+IMAGE = "v6-overlay-test/server"
 KEYS = {name: str(uuid.uuid4()) for name in ("hospital-1", "outsider")}
-# As in vantage6's own server.sh.
-OFFICIAL_FLAGS = (
-    "--gevent 1000 --http-websockets --http-chunked-input --http-keepalive --post-buffering 0"
-    " --master --callable app --disable-logging"
-)
-PASSWORD = "Root-of-all-1!"
+PASSWORD = "Root-of-all-1!"  # of the server that this test makes
 
 
 def free_port() -> int:
@@ -61,16 +53,16 @@ def fixtures() -> dict[str, object]:
     }
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    directory: Path = tmp_path_factory.mktemp("plugin")
-    port = free_port()
+@pytest.fixture(scope="session")
+def server_data(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An image of the server, its configuration and its database; removed with the containers."""
+    directory = tmp_path_factory.mktemp("server")
     config = {
         "description": "test",
         "ip": "127.0.0.1",
-        "port": port,
+        "port": free_port(),
         "api_path": "/api",
-        "uri": f"sqlite:///{directory}/server.sqlite",
+        "uri": "sqlite:////data/server.sqlite",
         "allow_drop_all": False,
         "jwt_secret_key": "x" * 40,
         "logging": {
@@ -86,55 +78,67 @@ def site(tmp_path_factory):
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     (directory / "entities.yaml").write_text(yaml.safe_dump(fixtures()))
-    bin_directory = Path(PYTHON).parent
-    environment = os.environ | {
-        "HOME": str(directory),
-        "V6_OVERLAY_MANAGER_SOCKET": str(directory / "manager.sock"),
+    context = tmp_path_factory.mktemp("context")
+    shutil.copy(wheels.checkout() / "deploy" / "server" / "Dockerfile", context)
+    shutil.copytree(wheels.own_wheel(), context / "own")
+    ask = ["docker", "ps", "--filter=label=vantage6-type=node", "--format={{.Image}}"]
+    base = lab.exec(lab.state.stations[0], ask).stdout.strip()
+    lab.docker(
+        *("build", "--quiet", "--network=none", f"--build-arg=BASE_IMAGE={base}"),
+        *("--tag", IMAGE, str(context)),
+    )
+    load = ["/opt/vantage6/bin/vserver-local", "import", "-c", "/data/config.yaml"]
+    lab.docker(
+        *("run", "--rm", "--network=none", f"--volume={directory}:/data", IMAGE),
+        *(*load, "/data/entities.yaml"),
+    )
+    yield directory
+    lab.docker("rmi", IMAGE)
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    return str(wheels.checkout() / "deploy" / "compose.yml")
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command() -> str:
+    return "docker-compose"
+
+
+@pytest.fixture(scope="session")
+def docker_setup(lab: Lab, server_data: Path) -> Iterator[list[str]]:
+    """`up` on the lab's engine, with what the compose file asks for."""
+    port = yaml.safe_load((server_data / "config.yaml").read_text())["port"]
+    wanted = {
+        "SERVER_IMAGE": IMAGE,
+        "SERVER_DATA": str(server_data),
+        "SERVER_ADDRESS": "127.0.0.1",
+        "SERVER_PORT": str(port),
+        "MANAGER_RUN": str(server_data),
     }
-    files = ["-c", "config.yaml", "entities.yaml"]
-    subprocess.run(
-        [bin_directory / "vserver-local", "import", *files],
-        cwd=directory,
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    plugin = Path(server.__file__).with_name("plugin.py")
-    log = (directory / "uwsgi.log").open("wb")
-    process = subprocess.Popen(
-        [
-            bin_directory / "uwsgi",
-            *f"--http 127.0.0.1:{port} {OFFICIAL_FLAGS} --wsgi-file {plugin}".split(),
-            *("--pyargv", directory / "config.yaml"),
-        ],
-        cwd=directory,
-        env=environment,
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        url = f"http://127.0.0.1:{port}/api"
-        wait_for(url, directory / "uwsgi.log")
-        yield directory, url
-    finally:
-        process.send_signal(signal.SIGINT)  # uwsgi reloads at SIGTERM
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        log.close()
+    engine = find_engine()
+    assert engine is not None
+    if engine.own:
+        wanted["DOCKER_HOST"] = engine.argv()[2]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in wanted.items():
+            patch.setenv(name, value)
+        yield ["up -d"]
 
 
-def wait_for(url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+@pytest.fixture(scope="session")
+def site(server_data: Path, docker_services: Services) -> tuple[Path, str]:
+    url = f"http://127.0.0.1:{os.environ['SERVER_PORT']}/api"
+
+    def answers() -> bool:
         try:
-            if requests.get(f"{url}/version", timeout=2).ok:
-                return
+            return requests.get(f"{url}/version", timeout=2).ok
         except requests.RequestException:
-            time.sleep(0.1)
-    pytest.fail(log.read_text()[-3000:])
+            return False
+
+    docker_services.wait_until_responsive(check=answers, timeout=60, pause=0.1)
+    return server_data, url
 
 
 @pytest.fixture
