@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ class BringUp:
         self._images = images
         self._seed = seed
         self._progress = progress
+        self._joining = threading.Lock()
 
     def run(self, stations: list[str], csvs: list[Path]) -> None:
         """Everything from the network to the last node online."""
@@ -50,7 +52,6 @@ class BringUp:
             for index, (name, csv) in enumerate(zip(stations, csvs, strict=True))
         ]
         in_parallel(jobs)
-        self._overlay_and_server()
         self._progress(f"joining {len(stations)} stations and starting their vantage6 nodes")
         in_parallel([partial(self._join, name) for name in stations])
         self._progress("waiting for the nodes to come online")
@@ -81,6 +82,8 @@ class BringUp:
         self._boot(CENTRAL, files, [f"{registry}:/var/lib/docker-registry"])
         self._wait_engine(CENTRAL)
         self._start_unit(CENTRAL, "docker-registry.service")
+        # Needs no station: goes on while they still boot.
+        self._overlay_and_server()
 
     def _station(self, name: str, index: int, csv: Path) -> None:
         folder = HOSTS_DATA / name / "data"
@@ -115,7 +118,9 @@ class BringUp:
         central = self._addresses[CENTRAL]
         files = vantage6.node_files(name, self._entities, central, self._images.node)
         hosts.put_files(self._engine, name, files)
-        self._product.join(name)
+        # Swarm's worker token changes with each join: a second join beside it costs it 10 s.
+        with self._joining:
+            self._product.join(name)
         self._start_unit(name, "vantage6-node.service")
 
     def _start_unit(self, host: str, unit: str) -> None:
