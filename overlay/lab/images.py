@@ -94,6 +94,7 @@ def ensure_images(engine: Engine, progress: Progress) -> Images:
             lambda: builder.build(images.host, deploy / "lab-host", host_arguments, host),
         ]
     )
+    builder.forget_all_but(images)
     return images
 
 
@@ -108,6 +109,16 @@ class _Builder:
     def named(self, step: str, job: Callable[[], Path]) -> Path:
         self._progress(step)
         return job()
+
+    def forget_all_but(self, images: Images) -> None:
+        """Drop what earlier states of the checkout left; an image in use stays."""
+        keep = {images.host, images.node, images.sums, images.sums_deps}
+        listed = self._engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout
+        repositories = {name.rpartition(":")[0] for name in keep}
+        old = [n for n in listed.split() if n.rpartition(":")[0] in repositories and n not in keep]
+        if old:
+            self._engine.docker("rmi", *old, check=False)
+        wheels.forget_old()
 
     def bootstrap(self, image: str, packages: Path) -> None:
         """A Debian of the given packages, by the machine's own apt settings where it runs it."""

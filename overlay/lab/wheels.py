@@ -83,6 +83,14 @@ def source() -> list[Path]:
     return [root / "overlay", root / "algorithms", root / "pyproject.toml", root / "README.md"]
 
 
+def forget_old(keep: int = 2) -> None:
+    """Of each kind of wheels keep the newest directories only."""
+    folders = sorted((CACHE / "wheels").glob("*-*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for kind in {folder.name.rpartition("-")[0] for folder in folders}:
+        for folder in [f for f in folders if f.name.rpartition("-")[0] == kind][keep:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _build(name: str, version: str, inputs: Sequence[str | Path], arguments: list[str]) -> Path:
     target = CACHE / "wheels" / f"{name}-{digest([version, *inputs])}"
     if target.is_dir():
