@@ -15,13 +15,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from overlay.cli.options import format_option
 from overlay.errors import EvidenceError
 
 if TYPE_CHECKING:
     from overlay.lab.demo_report import Report
 
 
-@click.command()
+@click.command(epilog="Example: v6-overlay demo --stations 5 --out my-report")
 @click.option("--stations", type=click.IntRange(3, 20), help="How many stations.  [default: 3]")
 @click.option(
     "--data",
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     help="Where report.json and report.html go.",
 )
 @click.option("--keep", is_flag=True, help="Leave the lab up.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@format_option
 def demo(stations: int | None, data: Path | None, out: Path, keep: bool, form: str) -> None:
     """See secure sums travel station to station, on real hosts on this machine.
 
@@ -51,7 +52,7 @@ def demo(stations: int | None, data: Path | None, out: Path, keep: bool, form: s
     started = time.monotonic()
 
     def progress(line: str) -> None:
-        notes.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  {line}")
+        notes.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  {line}", soft_wrap=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
