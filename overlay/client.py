@@ -202,7 +202,9 @@ def _verify_report(report: dict[str, Any], facts: dict[str, Any], station: str) 
         )
         if same and "vector" in report:
             vector = np.array(report["vector"], dtype=np.dtype(report["dtype"]))
-            same = hashlib.sha256(vector.tobytes()).hexdigest() == report["vector_sha256"]
+            # Exactly the list that was signed: numpy would also take 3.9 or "3" for the integer 3.
+            exact = vector.ndim == 1 and json.dumps(vector.tolist()) == json.dumps(report["vector"])
+            same = exact and hashlib.sha256(vector.data).hexdigest() == report["vector_sha256"]
     except (KeyError, TypeError, ValueError, OverflowError, OverlayError):
         same = False
     if not same:

@@ -17,7 +17,7 @@ from mesh import FIRST_RUN, TASK, Authority, Mesh, run_all, sign
 
 from algorithms.common.arguments import Rules
 from algorithms.common.encoding import float_scale
-from algorithms.common.tasks import sum_columns
+from algorithms.common.tasks import sum_columns, sum_vector
 from algorithms.dk_secure_sum.protocol import DkSecureSum
 from overlay import client, errors, failures
 from overlay.errors import ResultError
@@ -307,3 +307,21 @@ def test_a_task_without_runs():
 @pytest.mark.parametrize("text", ["", "Traceback", log("ValueError: 5"), log("nothing")])
 def test_a_log_without_a_named_error(text):
     assert failures.named_error(text) is None
+
+
+@pytest.mark.parametrize("first", [3.9, 3 + 1e-9, "3", [3], True])
+def test_a_vector_is_the_signed_one_to_the_last_digit(authority, first):
+    rules = Rules(float_scale(), None, "refuse")
+    frame = pd.DataFrame({"n": [1, 2]})
+    outcome = run_all(
+        Mesh(STATIONS, authority),
+        lambda group, _: sum_vector(
+            group, DkSecureSum, frame, "n", None, rules, lambda line: None, elements=1, whole=True
+        ),
+    )
+    results = {FIRST_RUN + place: outcome[station] for place, station in enumerate(STATIONS)}
+    assert client.verify(results, TASK, authority.fingerprint).report["vector"] == [3, 6]
+    results[FIRST_RUN] = {**results[FIRST_RUN], "vector": [first, 6]}
+    check(results, authority, "its values")
+    results[FIRST_RUN] = {**results[FIRST_RUN], "vector": [[3], [6]]}
+    check(results, authority, "its values")
