@@ -7,7 +7,8 @@ integers; one station with floats makes it a float column for all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,8 @@ def numeric_columns(frame: pd.DataFrame, requested: Sequence[str] | None, statio
 
     Raises:
         EmptyStation: the table has no rows.
-        ColumnError: a requested column is absent or not numeric; no column is numeric.
+        ColumnError: a requested column is absent, not numeric or there twice; no column is
+            numeric; a numeric column shares its name with another.
     """
     if frame.shape[0] == 0:
         raise EmptyStation(
@@ -40,7 +42,9 @@ def numeric_columns(frame: pd.DataFrame, requested: Sequence[str] | None, statio
         numeric = {name: kind for name, kind in kinds.items() if kind}
         if not numeric:
             raise ColumnError(f"{station} has no numeric column", station=station)
+        _refuse_doubles(frame, numeric, station)
         return numeric
+    _refuse_doubles(frame, requested, station)
     chosen = {}
     for name in requested:
         if name not in kinds:
@@ -108,6 +112,18 @@ def _plain(dtype: object) -> np.dtype[Any] | None:
     """The numpy type under a column's type; None where there is none (text, categories)."""
     plain = dtype if isinstance(dtype, np.dtype) else getattr(dtype, "numpy_dtype", None)
     return plain if isinstance(plain, np.dtype) else None
+
+
+def _refuse_doubles(frame: pd.DataFrame, wanted: Iterable[str], station: str) -> None:
+    """Which of two columns of one name is meant, nobody can say."""
+    counts = Counter(str(name) for name in frame.columns)
+    for name in wanted:
+        if counts[name] > 1:
+            raise ColumnError(
+                f"{station} has the column {name!r} twice",
+                next_step="rename one of them, or leave the name out of columns",
+                station=station,
+            )
 
 
 def _lacks(station: str, name: str) -> ColumnError:

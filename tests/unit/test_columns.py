@@ -81,3 +81,18 @@ def test_column_names_that_are_not_text():
     frame = pd.DataFrame({1: [2], "b": [0.5]})
     assert numeric_columns(frame, None, "here") == {"1": "int", "b": "float"}
     assert cells(frame, "1")[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("requested", [None, ("n",)])
+def test_a_name_that_stands_for_two_columns_is_refused(requested):
+    for names in (["n", "n"], ["1", "n", "n"]):
+        frame = pd.DataFrame([[3] * len(names)], columns=names)
+        with pytest.raises(ColumnError, match="twice") as caught:
+            numeric_columns(frame, requested, "hospital-3")
+        assert caught.value.station == "hospital-3"
+    text_twice = pd.DataFrame([["a", "b", 1]], columns=["t", "t", "n"])
+    assert numeric_columns(text_twice, requested, "here") == {"n": "int"}
+    with pytest.raises(ColumnError, match="twice"):
+        numeric_columns(pd.DataFrame([["a", 1]], columns=["n", "n"]), requested, "here")
+    with pytest.raises(ColumnError, match="twice"):
+        numeric_columns(pd.DataFrame([[1, 2]], columns=[1, "1"]), None, "here")
