@@ -113,13 +113,13 @@ def ensure_key(directory: Path = DIRECTORY) -> str:
 
 
 def is_public_key(text: str) -> bool:
-    """Whether a text is a WireGuard public key in base64."""
+    """Whether a text is a WireGuard public key in its one base64 form: one key, one text."""
     try:
         raw = base64.b64decode(text, validate=True)
         X25519PublicKey.from_public_bytes(raw)
     except (binascii.Error, ValueError):
         return False
-    return any(raw)
+    return any(raw) and base64.b64encode(raw).decode() == text
 
 
 def save(config: Config, directory: Path = DIRECTORY) -> None:

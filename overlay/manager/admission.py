@@ -70,6 +70,14 @@ class Admission:
             station_key=identity.key_fingerprint(identity.public_key(request.csr)),
             client_key=identity.key_fingerprint(identity.public_key(request.client_csr)),
         )
+        admitted = self._registry.station(station.collaboration_id, station.name)
+        if admitted is not None and admitted.organization_id != station.organization_id:
+            raise EnrolmentRefused(
+                f"the station name {station.name} is another organization's",
+                why="two organizations' names differ only in signs that a station name drops",
+                next_step="rename one of the organizations on the vantage6 server",
+                station=station.name,
+            )
         for pending in self._registry.pending():
             other = pending.station
             if (other.collaboration_id, other.name) != (station.collaboration_id, station.name):

@@ -74,6 +74,7 @@ class Enrolment:
         self._clock = clock
         self._rules = Admission(settings, registry, clock)
         self._lock = threading.RLock()
+        self._mesh_is_stale = False
         self._changed = threading.Condition()
 
     # --- a station's three calls ------------------------------------------------------------
@@ -126,6 +127,7 @@ class Enrolment:
 
         Raises:
             EnrolmentRefused: with the reason; the station stays pending.
+            HostError: the engine does not do its part; the station stays pending.
         """
         hashed = token_hash(text_field(body, "token"))
         node_id = text_field(body, "swarm_node_id")
@@ -137,11 +139,12 @@ class Enrolment:
         with self._lock:
             station = self._rules.pending_of(caller, hashed).station
             replaced = self.registry.station(station.collaboration_id, station.name)
-            self.registry.admit(hashed, replace(station, swarm_node_id=node_id))
-            self.sync_mesh()
+            # What may fail comes first: an error must mean that the station is not admitted.
             self._swarm.rotate_worker_token()
             if replaced is not None and replaced.swarm_node_id != node_id:
                 self._swarm.remove_node(replaced.swarm_node_id)
+            self.registry.admit(hashed, replace(station, swarm_node_id=node_id))
+            self._sync_or_later()
         with self._changed:
             self._changed.notify_all()
         log.info("station %s of collaboration %d joined", station.name, station.collaboration_id)
@@ -155,8 +158,10 @@ class Enrolment:
         return {"station": pending.station.name}
 
     def expire(self) -> None:
-        """Undo the enrolments that were not confirmed in time."""
+        """Undo the enrolments that were not confirmed in time, and what could not be undone."""
         with self._lock:
+            if self._mesh_is_stale:
+                self.sync_mesh()
             for pending in self.registry.pending():
                 if pending.expires <= self._clock():
                     log.warning("enrolment of %s was not confirmed", pending.station.name)
@@ -200,7 +205,9 @@ class Enrolment:
         stations = self.registry.stations() + [item.station for item in self.registry.pending()]
         # The newest of an address or a key wins: a pending station replaces its older self.
         by_key = {item.wireguard_key: _peer(item) for item in stations}
+        self._mesh_is_stale = True
         self._set_peers(list(by_key.values()))
+        self._mesh_is_stale = False
 
     # --- rules --------------------------------------------------------------------------------
 
@@ -238,14 +245,22 @@ class Enrolment:
 
     def _withdraw(self, pending: Pending) -> None:
         """Leave nothing of an enrolment: no peer, no Swarm node, no token that was shown."""
-        self.registry.drop_pending(pending.token_hash)
-        self.sync_mesh()
+        # The note of it goes last: what fails on the way is tried again.
+        self._swarm.rotate_worker_token()
         members = {item.swarm_node_id for item in self.registry.stations()}
         for node in self._swarm.nodes():
             at_address = node.address == pending.station.wireguard_address
             if at_address and node.role == "worker" and node.id not in members:
                 self._swarm.remove_node(node.id)
-        self._swarm.rotate_worker_token()
+        self.registry.drop_pending(pending.token_hash)
+        self._sync_or_later()
+
+    def _sync_or_later(self) -> None:
+        """The mesh after a decision that stands; `expire` goes on where WireGuard is away."""
+        try:
+            self.sync_mesh()
+        except OverlayError as error:
+            log.warning("the mesh is brought up to date later: %s", error)
 
     def _peers_of(self, station: Station) -> list[dict[str, str]]:
         peers = [self._central] + [
