@@ -15,12 +15,12 @@ import sys
 import click
 
 from overlay import __version__
-from overlay.errors import OverlayError, UsageError
+from overlay.errors import HostError, OverlayError, UsageError
 
 # Command -> (module, attribute, one line for --help).
 _COMMANDS = {
     "demo": ("overlay.cli.demo", "demo", "Show the whole product on this machine."),
-    "image": ("overlay.cli.image", "image", "Build and list algorithm images."),
+    "image": ("overlay.cli.image", "image", "Which algorithm images may use the overlay here."),
     "init": ("overlay.cli.init", "init", "Make this host the central host of a collaboration."),
     "join": ("overlay.cli.join", "join", "Make this host a station; the token comes on stdin."),
     "lab": ("overlay.cli.lab", "lab", "Several real hosts on this one machine."),
@@ -28,6 +28,7 @@ _COMMANDS = {
     "token": ("overlay.cli.token", "token", "Join tokens for stations."),
 }
 _HIDDEN = {"service"}
+_DEBUG = "V6_OVERLAY_DEBUG"
 
 
 class LazyGroup(click.Group):
@@ -78,7 +79,7 @@ def main() -> None:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
         if _wants_json():
-            _show(UsageError(error.format_message(), next_step="v6-overlay --help"))
+            _show(UsageError(error.format_message(), next_step=f"{_command(error)} --help"))
         else:
             error.show()
         sys.exit(error.exit_code)
@@ -89,7 +90,35 @@ def main() -> None:
         # The reader has gone (`| head`); Python would complain once more at its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if _is_service():
+            raise
+        root = "run it again with sudo" if isinstance(error, PermissionError) else ""
+        _show(HostError(_os_error(error), next_step=root))
+        sys.exit(HostError.exit_code)
+    except Exception as error:
+        # The journal is to have the whole of it; a person gets one line and a way to the rest.
+        if _is_service() or os.environ.get(_DEBUG):
+            raise
+        what = f"a fault in v6-overlay: {type(error).__name__}"
+        again = f"report it, with what the same command prints under {_DEBUG}=1"
+        _show(HostError(what, why=str(error), next_step=again))
+        sys.exit(HostError.exit_code)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_service() -> bool:
+    return sys.argv[1:2] == ["service"]
+
+
+def _os_error(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _command(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return context.command_path if context else "v6-overlay"
 
 
 def _show(error: OverlayError) -> None:
@@ -105,7 +134,8 @@ def _show(error: OverlayError) -> None:
 
 def _wants_json() -> bool:
     """Whether JSON was asked for, also where the command line could not be read to its end."""
-    words = sys.argv[1:]
+    # What follows `--` belongs to another program (`lab exec HOST -- CMD`).
+    words = list(itertools.takewhile(lambda word: word != "--", sys.argv[1:]))
     return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
 
 

@@ -6,33 +6,33 @@ import json
 
 import click
 
+from overlay.cli.options import format_option
+
 
 @click.group()
 def image() -> None:
-    """Algorithm images that may use the overlay on this station, by digest.
-
-    \b
-      v6-overlay image allow registry.example/v6-overlay/sums:0.1.0
-    """
+    """Algorithm images that may use the overlay on this station, by digest."""
 
 
-_form = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-
-
-@image.command()
+@image.command(epilog="Example: v6-overlay image allow registry.example/v6-overlay/sums:0.1.0")
 @click.argument("ref")
-@_form
+@format_option
 def allow(ref: str, form: str) -> None:
-    """Allow REF: a digest, an image id, or a tag that the local engine knows."""
+    """Allow REF: a digest, or a tag that this engine has pulled.
+
+    A tag is resolved here and now: what is allowed is its digest, whatever the tag means later.
+    """
     from overlay.station import images
 
     changed, entry = images.allow(ref)
     _show({"image": entry, "changed": changed}, "allowed" if changed else "allowed already", form)
 
 
-@image.command()
+@image.command(
+    epilog="Example: v6-overlay image remove registry.example/v6-overlay/sums@sha256:..."
+)
 @click.argument("ref")
-@_form
+@format_option
 def remove(ref: str, form: str) -> None:
     """Take REF off the allow-list; runs that are under way go on."""
     from overlay.station import images
@@ -42,7 +42,7 @@ def remove(ref: str, form: str) -> None:
 
 
 @image.command("list")
-@_form
+@format_option
 def list_(form: str) -> None:
     """Show the allow-list."""
     from overlay.station import images
@@ -53,6 +53,8 @@ def list_(form: str) -> None:
         return
     for entry in entries:
         click.echo(entry)
+    if not entries:
+        click.echo("no image is allowed; next: v6-overlay image allow REF", err=True)
 
 
 def _show(result: dict[str, object], words: str, form: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from overlay.cli.options import format_option
 from overlay.errors import UsageError
 
 
@@ -18,17 +19,34 @@ from overlay.errors import UsageError
 @click.option(
     "--collaboration", required=True, metavar="ID[=NAME]", help="The vantage6 collaboration."
 )
-@click.option("--address", required=True, help="Name or address at which stations reach this host.")
-@click.option("--vantage6-url", required=True, help="The vantage6 server's API.")
+@click.option(
+    "--address",
+    required=True,
+    help="Name or address at which stations reach this host: HTTPS and WireGuard.",
+)
+@click.option("--vantage6-url", required=True, help="The vantage6 server's API, with /api.")
 @click.option(
     "--enrol-url",
     default="",
     help="What join commands name: the vantage6 server with the plug-in, without /api."
     "  [default: this manager's own port 7602]",
 )
-@click.option("--station", "stations", multiple=True, help="A station's name; repeat it.")
-@click.option("--wireguard-subnet", default="", help="CIDR.  [default: one that is free]")
-@click.option("--overlay-subnet", default="", help="CIDR.  [default: one that is free]")
+@click.option(
+    "--station",
+    "stations",
+    multiple=True,
+    help="A station: its vantage6 organization's name in lower case, with dashes. Repeat it.",
+)
+@click.option(
+    "--wireguard-subnet",
+    default="",
+    help="CIDR of all hosts inside WireGuard.  [default: one that is free]",
+)
+@click.option(
+    "--overlay-subnet",
+    default="",
+    help="CIDR of the collaboration's network.  [default: one that is free]",
+)
 @click.option(
     "--inventory",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -37,7 +55,7 @@ from overlay.errors import UsageError
     help="The Ansible inventory to write.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@format_option
 def init(
     collaboration: str,
     address: str,
@@ -99,13 +117,15 @@ def init(
         waiting = tokens.not_joined(request.stations, request.collaboration_id)
         joins = [tokens.create(item, request.collaboration_id) for item in waiting]
     if form == "json":
-        for join in joins:
-            path = tokens.save(join)
-            result["join"].append(
-                {"station": join.station, "command": join.command, "token_file": str(path)}
-            )
+        result["join"] = [join.as_dict(tokens.save(join)) for join in joins]
         click.echo(json.dumps(result))
         return
+    if dry_run:
+        click.echo("\nnothing was changed; next: the same command without --dry-run")
+        return
+    click.echo(f"\nResearchers pin {result['collaboration_ca_fingerprint']}")
     for join in joins:
         click.echo(f"\nOn {join.station}, as root, within the hour (this is shown only once):")
         click.echo(f"  {join.shell_line}")
+    if not joins:
+        click.echo("next: v6-overlay token create --station NAME, for each station that is to join")

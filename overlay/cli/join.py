@@ -9,19 +9,28 @@ from typing import Any
 
 import click
 
+from overlay.cli.options import format_option
+
 
 @click.command()
 @click.argument("url")
-@click.option("--ca-fingerprint", required=True, help="sha256:<hex> of the manager's CA.")
+@click.option(
+    "--ca-fingerprint",
+    required=True,
+    help="sha256:<hex> of the manager's CA, as in the operator's command.",
+)
 @click.option(
     "--node-config",
     required=True,
     type=click.Path(path_type=Path),
     help="The vantage6 node's own YAML configuration.",
 )
-@click.option("--address", help="Address at which other hosts reach this one (default: as seen).")
+@click.option(
+    "--address",
+    help="Address at which other hosts reach this one.  [default: as the server sees it]",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, change nothing, use no token.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@format_option
 def join(
     url: str,
     ca_fingerprint: str,

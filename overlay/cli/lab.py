@@ -10,22 +10,24 @@ from pathlib import Path
 
 import click
 
+from overlay.cli.options import format_option
+
 
 @click.group()
 def lab() -> None:
     """Several real hosts on this machine, each with its own Docker Engine."""
 
 
-@lab.command()
-@click.option("--stations", default=3, show_default=True, help="How many station hosts.")
+@lab.command(epilog="Example: v6-overlay lab up --stations 5 --data my-data")
+@click.option("--stations", default=3, show_default=True, help="How many station hosts, 1 to 60.")
 @click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory with one CSV per station, taken in sorted order (default: breast_cancer).",
+    help="Directory with one CSV per station, given out in sorted order.  [default: breast_cancer]",
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@format_option
 def up(stations: int, data: Path | None, form: str) -> None:
-    """Bring up one central host and the stations, with vantage6 and the overlay on them."""
+    """Bring up a central host and stations, with vantage6 and the overlay."""
     from rich.console import Console
 
     from overlay.lab.lab import Lab
@@ -49,15 +51,18 @@ def up(stations: int, data: Path | None, form: str) -> None:
 
 
 @lab.command()
-def down() -> None:
+@format_option
+def down(form: str) -> None:
     """Remove the lab; only the cache of images stays."""
     from overlay.lab.lab import down as remove
 
     remove(lambda step: click.echo(step, err=True))
+    if form == "json":
+        click.echo(json.dumps({"removed": True}))
 
 
 @lab.command()
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@format_option
 def status(form: str) -> None:
     """Show every host, and whether its engine and its vantage6 node run."""
     from overlay.lab.lab import Lab
@@ -75,22 +80,26 @@ def status(form: str) -> None:
     Console().print(table)
 
 
-@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@lab.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example: v6-overlay lab exec hospital-1 -- docker ps",
+)
 @click.argument("host")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(host: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND on HOST as root: v6-overlay lab exec hospital-1 -- docker ps."""
+    """Run COMMAND on HOST as root."""
     from overlay.lab.lab import Lab
 
     argv = Lab.load().exec_argv(host, command, terminal=sys.stdin.isatty())
     os.execvp(argv[0], argv)  # noqa: S606
 
 
-@lab.command()
+@lab.command(epilog="Example: v6-overlay lab ssh central")
 @click.argument("host")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(host: str, command: tuple[str, ...]) -> None:
-    """Open a shell on HOST through its own sshd."""
+    """Open a shell, or run COMMAND, on HOST through its own sshd."""
     from overlay.lab.lab import Lab
 
     argv = [*Lab.load().ssh_argv(host), *command]

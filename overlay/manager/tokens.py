@@ -22,6 +22,8 @@ class Join:
     """How a station joins; `command` reads the token, a secret, from its standard input."""
 
     station: str
+    url: str
+    ca_fingerprint: str
     command: str
     token: str
     expires: float
@@ -30,6 +32,17 @@ class Join:
     def shell_line(self) -> str:
         """The whole line to paste into a root shell; printf is a builtin, so no argv shows it."""
         return f"printf %s {shlex.quote(self.token)} | {self.command}"
+
+    def as_dict(self, token_file: Path) -> dict[str, str | int]:
+        """What a program needs to join the station; the token stays in its file."""
+        return {
+            "station": self.station,
+            "url": self.url,
+            "ca_fingerprint": self.ca_fingerprint,
+            "command": self.command,
+            "token_file": str(token_file),
+            "expires": int(self.expires),
+        }
 
 
 def create(
@@ -70,7 +83,7 @@ def create(
         f"v6-overlay join {config.enrol_url} --ca-fingerprint {pin}"
         f" --node-config /root/.config/vantage6/node/{station}.yaml"
     )
-    return Join(station, command, token, expires)
+    return Join(station, config.enrol_url, pin, command, token, expires)
 
 
 def only_collaboration(directory: Path = settings.DIRECTORY) -> int:

@@ -57,6 +57,25 @@ def test_statuses(monkeypatch, capsys):
     assert run(monkeypatch, capsys, ["init", "--no-such"])[0] == 2
 
 
+def test_faults_of_the_system_and_of_ours_are_errors_too(monkeypatch, capsys):
+    denied = PermissionError(13, "Permission denied", "/var/lib/x")
+    code, out, err = run(monkeypatch, capsys, ["lab"], denied)
+    assert (code, out) == (1, "")
+    assert "HostError: /var/lib/x: Permission denied" in err
+    assert "sudo" in err
+    code, out, err = run(monkeypatch, capsys, ["lab", "--format", "json"], KeyError("x"))
+    assert (code, err) == (1, "")
+    assert "KeyError" in json.loads(out)["what"]
+    monkeypatch.setenv("V6_OVERLAY_DEBUG", "1")
+    with pytest.raises(KeyError):
+        run(monkeypatch, capsys, ["lab"], KeyError("x"))
+
+
+def test_what_follows_two_dashes_is_another_programs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["v6-overlay", "lab", "exec", "h", "--", "x", "--format=json"])
+    assert not cli._wants_json()
+
+
 def program(*argv: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; from overlay.cli import main; sys.argv[0] = 'v6-overlay'; main()"
     return subprocess.run(
@@ -74,6 +93,32 @@ def test_help_imports_nothing_heavy():
     assert out.splitlines()[-1] == "[]"
     assert "init" in out
     assert "service" not in out
+
+
+def commands(group, path=()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from commands(found, (*path, name))
+        else:
+            yield (*path, name), found
+
+
+COMMANDS = {path: found for path, found in commands(cli.cli) if path[0] != "service"}
+NEED_NO_EXAMPLE = {("image", "list"), ("lab", "down"), ("lab", "status")}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_each_command_explains_itself(path):
+    found = COMMANDS[path]
+    assert found.help
+    options = [item for item in found.params if isinstance(item, click.Option)]
+    assert [item.name for item in options if not item.help] == []
+    if path not in NEED_NO_EXAMPLE:
+        assert f"v6-overlay {' '.join(path)} " in f"{found.help} {found.epilog}"
+    if path not in {("lab", "exec"), ("lab", "ssh")}:
+        assert "--format" in [word for item in options for word in item.opts]
 
 
 @pytest.mark.parametrize("command", ["init", "token", "service"])
