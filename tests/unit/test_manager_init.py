@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -87,3 +89,31 @@ def test_a_join_command_is_complete_and_its_token_is_on_stdin(tmp_path):
     assert tokens.not_joined(("hospital-1",), 1, tmp_path) == ["hospital-1"]
     world.admit("hospital-1", 1)
     assert tokens.not_joined(("hospital-1",), 1, tmp_path) == []
+
+
+def test_a_program_learns_how_to_join_but_not_the_token(tmp_path):
+    world = World(tmp_path)
+    settings.save(world.service.settings, tmp_path)
+    join = tokens.create("hospital-1", 1, directory=tmp_path)
+    value = join.as_dict(tokens.save(join, tmp_path))
+    assert value["url"] == "https://central:7443"
+    assert value["ca_fingerprint"] == world.authority.manager_fingerprint()
+    assert join.token not in str(value)
+    file = Path(str(value["token_file"]))
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (join.token, 0o600)
+
+
+def test_the_playbook_uses_what_init_and_token_write(tmp_path):
+    playbook = (Path(__file__).parents[2] / "ansible/join.yml").read_text()
+    inventory_value = yaml.safe_load(inventory.text(CONFIG, 1, ["hospital-1"]))
+    groups = set(inventory_value) - {"all"}
+    given = set(inventory_value["all"]["vars"]) | {"v6_overlay_station"}
+    assert yaml.safe_load(playbook)[0]["hosts"] in groups
+    assert set(re.findall(r"groups\['(\w+)'\]", playbook)) <= groups
+    own = set(re.findall(r"(?:register: |^    )(v6_overlay_\w+)", playbook, re.MULTILINE))
+    used = set(re.findall(r"\{\{ \(?(v6_overlay_\w+)", playbook))
+    assert used - own - given == {"v6_overlay_node_config"}  # the operator's to give
+    world = World(tmp_path)
+    settings.save(world.service.settings, tmp_path)
+    made = tokens.create("hospital-1", 1, directory=tmp_path).as_dict(tmp_path)
+    assert set(re.findall(r"created\.stdout \| from_json\)\.(\w+)", playbook)) <= set(made)
