@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import overlay
-from overlay.errors import UsageError
+from overlay.errors import MissingRequirement, UsageError
 from overlay.lab.pythons import find_python
 from overlay.lab.shell import call
 from overlay.lab.state import CACHE
 
 _MAKING_BUILDER = threading.Lock()
+# uWSGI is compiled here and runs on the hosts: with https, and without the libraries that it would
+# take up only because this machine happens to have their headers.
+_UWSGI = "ssl=true;xml=false;json=false;pcre=false"
 
 
 def checkout() -> Path:
@@ -49,9 +53,34 @@ def digest(parts: Iterable[str | Path]) -> str:
 
 
 def vantage6_wheels() -> Path:
-    """Directory of every wheel of the vantage6 server, node and command line (Python 3.10)."""
+    """Directory of every wheel of the vantage6 server, node and command line (Python 3.10).
+
+    Raises:
+        MissingRequirement: no Python 3.10, no C compiler, or no OpenSSL headers.
+    """
     pins = checkout() / "deploy" / "vantage6-constraints.txt"
-    return _build("vantage6", "3.10", [pins], ["--no-deps", "-r", str(pins)])
+    uwsgi = next(line for line in pins.read_text().splitlines() if line.startswith("uWSGI=="))
+    return _build(
+        "vantage6",
+        "3.10",
+        [pins, _UWSGI],
+        ["--no-deps", "-r", str(pins)],
+        before=lambda part: _compile_uwsgi(uwsgi, part),
+    )
+
+
+def _compile_uwsgi(requirement: str, target: Path) -> None:
+    """Put the wheel of uWSGI into a directory, where pip prefers it to its own cached one."""
+    headers = "#include <openssl/ssl.h>\n"
+    if call(["gcc", "-E", "-x", "c", "-"], input=headers, check=False).returncode:
+        raise MissingRequirement(
+            "OpenSSL's headers are not installed",
+            why="uWSGI, which runs the vantage6 server, would have no https",
+            next_step="apt-get install libssl-dev (script/setup does it)",
+        )
+    options = ["--no-deps", "--no-cache-dir", "--no-binary=uwsgi", requirement]
+    environment = {**os.environ, "UWSGI_PROFILE_OVERRIDE": _UWSGI}
+    _wheel(_builder("3.10"), target, options, environment)
 
 
 def extra_wheels(extra: str) -> Path:
@@ -91,18 +120,33 @@ def forget_old(keep: int = 2) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _build(name: str, version: str, inputs: Sequence[str | Path], arguments: list[str]) -> Path:
+def _build(
+    name: str,
+    version: str,
+    inputs: Sequence[str | Path],
+    arguments: list[str],
+    before: Callable[[Path], None] | None = None,
+) -> Path:
     target = CACHE / "wheels" / f"{name}-{digest([version, *inputs])}"
     if target.is_dir():
         return target
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    pip = [str(_builder(version)), "-m", "pip", "--disable-pip-version-check"]
-    # Old source packages need setuptools, which only an isolated build brings along.
-    call([*pip, "wheel", "--quiet", "--use-pep517", "--wheel-dir", str(part), *arguments])
+    if before is not None:
+        before(part)
+    _wheel(_builder(version), part, arguments)
     part.replace(target)
     return target
+
+
+def _wheel(
+    python: Path, target: Path, arguments: list[str], env: Mapping[str, str] | None = None
+) -> None:
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
+    # Old source packages need setuptools, which only an isolated build brings along.
+    own = ["--use-pep517", "--find-links", str(target), "--wheel-dir", str(target)]
+    call([*pip, *own, *arguments], env=env)
 
 
 def _builder(version: str) -> Path:

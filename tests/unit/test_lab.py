@@ -100,3 +100,33 @@ def test_state_is_written_privately_and_read_back(
     path.write_text("{")
     with pytest.raises(UsageError):
         load_state()
+
+
+def test_without_openssl_headers_no_server_is_built(monkeypatch, tmp_path) -> None:
+    calls = []
+
+    def compiler(argv, **options):
+        calls.append(list(argv))
+        return shell.Completed(list(argv), 1 if "#include" in str(options.get("input")) else 0)
+
+    monkeypatch.setattr(wheels, "call", compiler)
+    with pytest.raises(MissingRequirement, match="OpenSSL") as caught:
+        wheels._compile_uwsgi("uWSGI==2.0.31", tmp_path)
+    assert "libssl-dev" in caught.value.next_step
+    assert len(calls) == 1
+
+
+def test_the_server_is_compiled_with_tls_and_without_luck(monkeypatch, tmp_path) -> None:
+    made = []
+
+    def compiler(argv, **options):
+        made.append((list(argv), options.get("env")))
+        return shell.Completed(list(argv), 0)
+
+    monkeypatch.setattr(wheels, "call", compiler)
+    monkeypatch.setattr(wheels, "_builder", lambda _: Path("python"))
+    wheels._compile_uwsgi("uWSGI==2.0.31", tmp_path)
+    argv, environment = made[-1]
+    assert argv[-1] == "uWSGI==2.0.31"
+    assert "ssl=true" in environment["UWSGI_PROFILE_OVERRIDE"]
+    assert "pcre=false" in environment["UWSGI_PROFILE_OVERRIDE"]
