@@ -212,15 +212,6 @@ class Engine:
             ),
         )
 
-    def disconnect(self, container: str, network: str) -> None:
-        """Detach a container from a network by force; absent ones are ignored."""
-        _ignoring_absence(
-            f"detach a container from {network}",
-            lambda: self.client.api.disconnect_container_from_network(
-                container, network, force=True
-            ),
-        )
-
 
 def _asked(what: str, call: Callable[[], T]) -> T:
     """Call the engine; its refusal and its silence become HostError."""

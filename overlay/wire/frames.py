@@ -19,7 +19,6 @@ VERSION = 1
 MAX_FRAME = 1 << 20
 MAX_CONTROL = 1 << 16
 MAX_MESSAGE = 2 << 30
-MAX_ROUND = (1 << 32) - 1
 
 _LAYOUT = struct.Struct("<4sBBHQQQIQQQI")
 HEADER_BYTES = _LAYOUT.size
