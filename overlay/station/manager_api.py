@@ -28,11 +28,11 @@ def pinned_ca(url: str, expected: str, timeout: float = 15) -> bytes:
         HostError: nothing answers there.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _session() as session:
             warnings.simplefilter("ignore", InsecureRequestWarning)
-            answer = requests.get(
+            answer = session.get(
                 f"{url}{_BASE}/manager-ca",
-                verify=False,  # noqa: S501 - see above: compared with the pin below
+                verify=False,  # see above: compared with the pin below
                 timeout=timeout,
                 allow_redirects=False,
             )
@@ -81,7 +81,7 @@ class ManagerApi:
         client: tuple[Path, Path] | None = None,
     ) -> None:
         self.url = url
-        self._session = requests.Session()
+        self._session = _session()
         # requests wants files; a CA is public.
         self._ca = tempfile.NamedTemporaryFile(prefix="v6-overlay-ca-", suffix=".pem")  # noqa: SIM115
         self._ca.write(ca)
@@ -91,7 +91,6 @@ class ManagerApi:
             self._session.headers["Authorization"] = f"Bearer {bearer}"
         if client is not None:
             self._session.cert = (str(client[0]), str(client[1]))
-            self._session.trust_env = False  # inside WireGuard there is no web proxy
 
     def __enter__(self) -> ManagerApi:
         return self
@@ -143,6 +142,15 @@ class ManagerApi:
         if answer.status_code == 200 and isinstance(value, dict):
             return value
         raise _refusal(answer.status_code, value)
+
+
+def _session() -> requests.Session:
+    """A session that the environment cannot turn: REQUESTS_CA_BUNDLE would replace the pinned CA,
+    .netrc the bearer, and inside WireGuard there is no web proxy.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    return session
 
 
 def _refusal(status: int, value: Any) -> OverlayError:

@@ -102,7 +102,9 @@ class Answer:
 def test_anything_but_the_pinned_ca_is_a_mismatch(
     monkeypatch: pytest.MonkeyPatch, status: int, content: bytes
 ) -> None:
-    monkeypatch.setattr(manager_api.requests, "get", lambda *_, **__: Answer(status, content))
+    monkeypatch.setattr(
+        manager_api.requests.Session, "get", lambda *_, **__: Answer(status, content)
+    )
     with pytest.raises(FingerprintMismatch):
         manager_api.pinned_ca("https://x", "sha256:" + "0" * 64)
 
