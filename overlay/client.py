@@ -31,6 +31,7 @@ from overlay.wire.statement import digest, result_digest, transcript_digest
 
 # How long other runs may take to say what they know once one has failed.
 GRACE = 20.0
+_PAGE = 100
 _FINISHED = "completed"
 _RUNNING = ("pending", "initializing", "active")
 
@@ -95,12 +96,12 @@ def collect(
             station it is about), the time is over, or something does not verify.
     """
     runs = _wait(client, task_id, timeout, progress or (lambda text: None), interval)
-    answer = client.result.from_task(task_id)
-    results = {}
-    for item in answer.get("data", []):
-        results[int(item["run"]["id"])] = _parse(item["result"])
-    if set(results) != {int(run["id"]) for run in runs}:
-        raise ResultError(f"task {task_id}: the server does not hold a result of every run")
+    try:
+        results = {int(run["id"]): _parse(client.result.get(int(run["id"]))) for run in runs}
+    except (KeyError, TypeError) as error:  # what the client makes of a refusal
+        raise ResultError(
+            f"task {task_id}: the server does not hold a result of every run"
+        ) from error
     return verify(results, task_id, ca_fingerprint)
 
 
@@ -218,10 +219,7 @@ def _wait(
     deadline = time.monotonic() + timeout
     told = ""
     while True:
-        answer = client.request("run", params={"task_id": task_id})
-        runs: list[dict[str, Any]] = answer.get("data") or []
-        if not runs:
-            raise ResultError(f"task {task_id} has no runs", why=str(answer.get("msg", "")))
+        runs = _runs(client, task_id)
         states = [str(run["status"]) for run in runs]
         text = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         if text != told:
@@ -236,6 +234,21 @@ def _wait(
         if time.monotonic() >= deadline:
             raise failures.of_task(client, task_id, runs, bool(failed))
         time.sleep(interval)
+
+
+def _runs(client: Any, task_id: int) -> list[dict[str, Any]]:
+    """All runs of the task; the server lists only ten at a time unless it is asked otherwise."""
+    runs: list[dict[str, Any]] = []
+    while len(runs) % _PAGE == 0:
+        params = {"task_id": task_id, "page": len(runs) // _PAGE + 1, "per_page": _PAGE}
+        answer = client.request("run", params=params)
+        more = answer.get("data") or []
+        if not runs and not more:
+            raise ResultError(f"task {task_id} has no runs", why=str(answer.get("msg", "")))
+        if not more:
+            break
+        runs += more
+    return runs
 
 
 def _parse(raw: object) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from algorithms.common.arguments import Rules
 from algorithms.common.encoding import float_scale
 from algorithms.common.tasks import sum_columns, sum_vector
 from algorithms.dk_secure_sum.protocol import DkSecureSum
+from algorithms.secure_sum.protocol import SecureSum
 from overlay import client, errors, failures
 from overlay.errors import ResultError
 from overlay.wire.statement import result_digest, transcript_digest
@@ -205,9 +206,12 @@ class Server:
     def request(self, endpoint, params=None):
         if endpoint.startswith("organization/"):
             return {"name": f"Hospital {endpoint.removeprefix('organization/')}"}
-        assert (endpoint, params) == ("run", {"task_id": TASK})
+        assert endpoint == "run"
+        assert params["task_id"] == TASK
+        page, size = params.get("page", 1), params.get("per_page", 10)
         states = self.states[min(self.looks, len(self.states) - 1)]
-        self.looks += 1
+        if page * size >= len(states):
+            self.looks += 1
         return {
             "data": [
                 {
@@ -217,17 +221,13 @@ class Server:
                     "organization": {"id": place + 1},
                 }
                 for place, state in enumerate(states)
-            ]
+            ][(page - 1) * size : page * size]
         }
 
-    def from_task(self, task_id):
-        assert task_id == TASK
-        return {
-            "data": [
-                {"id": 900 + run_id, "run": {"id": run_id}, "result": json.dumps(one)}
-                for run_id, one in self.results.items()
-            ]
-        }
+    def get(self, id_):
+        if id_ not in self.results:
+            raise KeyError("result")  # what the client makes of a refusal
+        return json.dumps(self.results[id_])
 
 
 def log(error):
@@ -248,6 +248,21 @@ def test_collect_waits_and_verifies(results, authority):
         "task 12: 2 active, 1 completed",
         "task 12: 3 completed",
     ]
+
+
+@pytest.mark.parametrize("count", [12, 101])
+def test_collect_reads_the_runs_of_every_page(authority, count):
+    """The server lists ten runs at a time unless it is asked otherwise, and 100 at most here."""
+    stations = tuple(sorted(f"hospital-{number}" for number in range(count)))
+    rules = Rules(float_scale(), None, "refuse")
+    frame = pd.DataFrame({"n": [1]})
+    outcome = run_all(
+        Mesh(stations, authority),
+        lambda group, _: sum_columns(group, SecureSum, frame, None, rules, lambda line: None),
+    )
+    results = {FIRST_RUN + place: outcome[station] for place, station in enumerate(stations)}
+    result = client.collect(Server(results, [["completed"] * count]), TASK, authority.fingerprint)
+    assert result.rows == count
 
 
 def test_collect_refuses_an_incomplete_server(results, authority):
