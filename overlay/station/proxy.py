@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 # A container create is a few kB; a body beyond this is refused, never judged in part.
 MAX_CREATE = 8 << 20
 
-_CREATE_PATH = re.compile(r"(/v[0-9]+\.[0-9]+)?/containers/create")
+# The version as loosely as the engine's own router takes it: it also serves /v1.41.0/.
+_CREATE_PATH = re.compile(r"(/v[0-9.]+)?/containers/create")
 
 
 @dataclass(frozen=True)
