@@ -1,4 +1,4 @@
-"""An enrolment is whole or not at all, also where the engine fails; nobody takes another's place."""
+"""An enrolment is whole or not at all, also when the engine fails; nobody takes a place."""
 
 from __future__ import annotations
 
