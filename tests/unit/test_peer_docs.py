@@ -29,8 +29,14 @@ def test_the_ten_lines(tmp_path, monkeypatch):
     assert results == [{"mean": np.concatenate(columns).mean(), "stations": stations}] * 3
 
 
+def test_the_vantage6_function_takes_its_column():
+    names: dict = {"total_of_means": sum}
+    exec(BLOCKS[1], names)
+    assert names["mean_of"].__wrapped__({"x": [1, 2]}, "x") == 3
+
+
 def test_the_block_without_stations(capsys):
-    exec(BLOCKS[1], {})
+    exec(BLOCKS[2], {})
     assert capsys.readouterr().out.splitlines() == [
         "['hospital-2', 'hospital-3']",
         "['hospital-1', 'hospital-3']",
