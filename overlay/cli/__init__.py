@@ -28,6 +28,7 @@ _COMMANDS = {
     "token": ("overlay.cli.token", "token", "Join tokens for stations."),
 }
 _HIDDEN = {"service"}
+_ON_LAB = {"demo", "lab"}
 _DEBUG = "V6_OVERLAY_DEBUG"
 
 
@@ -50,7 +51,7 @@ class LazyGroup(click.Group):
                 raise
             raise UsageError(
                 f"`v6-overlay {cmd_name}` needs the Python package {error.name}",
-                next_step="pip install 'v6-overlay[lab]'",
+                next_step=f"pip install 'v6-overlay[{'lab' if cmd_name in _ON_LAB else 'host'}]'",
             ) from error
         command: click.Command = found
         return command

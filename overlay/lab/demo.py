@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from overlay.errors import UsageError
+from overlay.errors import MissingRequirement, UsageError
 from overlay.lab import Lab, down
 from overlay.lab.demo_html import render
 from overlay.lab.demo_report import Report, Run
@@ -52,10 +53,13 @@ def demonstrate(
         progress: takes one line per step.
 
     Raises:
+        MissingRequirement: not root.
         UsageError: the options contradict each other.
         OverlayError: what the lab, a task or a capture raises. Whether the report's checks hold
             is the caller's to ask: the report is written either way.
     """
+    if os.geteuid() != 0:
+        raise MissingRequirement("the demo needs root", next_step="sudo script/demo")
     count = station_count(stations, data)
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -95,10 +95,6 @@ class Lab:
             raise UsageError("no lab is up", next_step="v6-overlay lab up --stations 3")
         return cls(state, engine)
 
-    def down(self, progress: Progress = _silent) -> None:
-        """Remove the lab; see the function `down`."""
-        down(progress)
-
     def status(self) -> list[dict[str, str]]:
         """One row per host: name, address, states of its container, engine and node."""
         return [self._row(name, host) for name, host in self.state.hosts.items()]
