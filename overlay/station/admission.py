@@ -21,6 +21,8 @@ PEER_PORT = 7100
 #: An unknown name would otherwise block a resolver for 20 s.
 DNS_OPTIONS = ("timeout:1", "attempts:1")
 
+# The station's own on this host, under every name it usually has.
+_OURS = ("/run/v6-overlay", "/var/run/v6-overlay", "/var/lib/v6-overlay")
 _RUN_ID = re.compile(r"[1-9][0-9]{0,17}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PINNED = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
@@ -79,12 +81,17 @@ def algorithm_create(name: str, body: bytes) -> Create | None:
         return None
 
 
-def checked_run(create: Create) -> int:
+def checked_run(create: Create, network: str) -> int:
     """The run id of a create whose shape cannot make us mount or attach anything but a run's own.
+
+    Args:
+        create: the container create.
+        network: the overlay's name; only the station itself attaches to it.
 
     Raises:
         NotAdmitted: the run id is no number, the name is not the one vantage6 gives that run, the
-            container shares another's network, or something else is mounted where we mount.
+            container shares another's network or mounts, brings the overlay with it, is given
+            what belongs to the station or to other runs, or something is mounted where we mount.
     """
     if not _RUN_ID.fullmatch(create.run_id):
         raise NotAdmitted("the container's run_id label is not a number")
@@ -103,11 +110,36 @@ def checked_run(create: Create) -> int:
             why=f"its network mode is {mode[:80]}",
             next_step="switch vantage6's own VPN off in the node's configuration",
         )
-    for target in _targets(create.body, host):
-        clean = posixpath.normpath(target)
+    endpoints = (create.body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+    if mode == network or network in endpoints:
+        raise NotAdmitted(f"the container asks for {network} itself", why="only the station may")
+    if host.get("VolumesFrom"):
+        raise NotAdmitted("the container shares the mounts of another")
+    for source in map(_clean, _sources(host)):
+        if any(_inside(source, ours) or _inside(ours, source) for ours in _OURS):
+            raise NotAdmitted(
+                "the container mounts what is the station's own", why=f"it is {source}"
+            )
+    for clean in map(_clean, _targets(create.body, host)):
         if clean == MOUNT or clean.startswith(MOUNT + "/") or clean in ("/", "/run"):
             raise NotAdmitted(f"something is mounted at {MOUNT} already", why=f"at {clean}")
     return int(create.run_id)
+
+
+def _clean(path: str) -> str:
+    """A path as the engine cleans it; normpath alone would keep two slashes at the beginning."""
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _inside(path: str, directory: str) -> bool:
+    return directory in ("/", path) or path.startswith(directory + "/")
+
+
+def _sources(host: Mapping[str, Any]) -> Iterable[str]:
+    """Host paths that are mounted; a volume's name is no path."""
+    found = [str(bind).split(":")[0] for bind in host.get("Binds") or []]
+    found += [str(mount.get("Source", "")) for mount in host.get("Mounts") or []]
+    return (path for path in found if path.startswith("/"))
 
 
 def _targets(body: Mapping[str, Any], host: Mapping[str, Any]) -> Iterable[str]:

@@ -123,7 +123,7 @@ class Agent:
 
     def _follow_containers(self) -> None:
         since = time.time()
-        gone = self.runs.keep(self.containers.alive())
+        gone = self.runs.keep(self.containers.alive)
         if gone:
             log.info("removed directories of ended runs %s", sorted(gone))
         self.book.restore()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from overlay.errors import NotAdmitted, OverlayError
+from overlay.errors import HostError, NotAdmitted, OverlayError
 from overlay.identity import run_hostname
 from overlay.station import admission
 from overlay.station.admission import Create, Image, Membership, Task
@@ -90,10 +90,18 @@ class Gate:
         if image is None or not admission.is_overlay_algorithm(image):
             return None
         try:
-            run_id = admission.checked_run(create)
+            run_id = admission.checked_run(create, self.station.network())
+            await asyncio.to_thread(self._claim, run_id)
         except NotAdmitted as error:
             log.warning("refused container=%r reason=%r", name[:100], str(error))
             raise
+        try:
+            return await self._judged(create, run_id, image)
+        except BaseException:
+            self.runs.discard(run_id)
+            raise
+
+    async def _judged(self, create: Create, run_id: int, image: Image) -> Change:
         try:
             directory, task = await asyncio.to_thread(self._admit, create, run_id, image)
         except OverlayError as error:
@@ -108,6 +116,19 @@ class Gate:
             self.runs.discard(run_id)
 
         return Change(admission.with_overlay(create, str(directory)), created, failed)
+
+    def _claim(self, run_id: int) -> None:
+        """A run has one container: a second create must not take the first one's directory."""
+        holder = self.runs.container(run_id)
+        if (holder is not None and self._lives(holder)) or not self.runs.begin(run_id):
+            raise NotAdmitted(f"run {run_id} has its container already")
+
+    def _lives(self, container: str) -> bool:
+        try:
+            state = self.containers.inspect(container)["State"]["Status"]
+        except HostError:
+            return False  # it is gone
+        return state not in ("exited", "dead", "removing")
 
     def _admit(self, create: Create, run_id: int, image: Image) -> tuple[Path, Task]:
         policy = self.station.policy()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ class Runs:
     def __init__(self, root: Path = RUNS) -> None:
         self.root = root
         self._containers: dict[int, str] = {}
+        self._making: set[int] = set()
+        self._lock = threading.Lock()
 
     def prepare(self) -> None:
         """Make the root. Raises MissingRequirement where it would be on a disk."""
@@ -36,6 +39,16 @@ class Runs:
                 why=f"it is on {kind}; the keys of runs must never reach a disk",
                 next_step=f"mount -t tmpfs tmpfs {self.root.parent}",
             )
+
+    def begin(self, run_id: int) -> bool:
+        """Claim a run for the container that is to be made; false if one is being made already.
+
+        The claim ends with `belongs` or `discard`.
+        """
+        with self._lock:
+            free = run_id not in self._making
+            self._making.add(run_id)
+        return free
 
     def admit(
         self,
@@ -60,7 +73,7 @@ class Runs:
         return self._write(run_id, {"refused.json": json.dumps(error.as_dict()).encode()}, owner)
 
     def _write(self, run_id: int, files: Mapping[str, bytes], owner: tuple[int, int]) -> Path:
-        self.discard(run_id)
+        shutil.rmtree(self.root / str(run_id), ignore_errors=True)
         directory = self.root / str(run_id)
         directory.mkdir(mode=0o700)
         for name, content in files.items():
@@ -76,6 +89,7 @@ class Runs:
     def belongs(self, run_id: int, container: str) -> None:
         """Remember which container a run's directory was made for."""
         self._containers[run_id] = container
+        self._making.discard(run_id)
 
     def container(self, run_id: int) -> str | None:
         """The container a run's directory was made for."""
@@ -92,6 +106,7 @@ class Runs:
         """Remove a run's directory, if there is one."""
         self._containers.pop(run_id, None)
         shutil.rmtree(self.root / str(run_id), ignore_errors=True)
+        self._making.discard(run_id)
 
     def present(self) -> list[int]:
         """The runs that have a directory."""
@@ -105,12 +120,26 @@ class Runs:
             return None
         return dict(value)
 
-    def keep(self, alive: Mapping[int, str]) -> Collection[int]:
-        """After a restart: take over living containers {run: id}, drop the rest; returns those."""
-        gone = [run_id for run_id in self.present() if run_id not in alive]
+    def keep(self, living: Callable[[], Mapping[int, str]]) -> Collection[int]:
+        """After a restart or an outage: take over living containers, drop the rest.
+
+        Args:
+            living: asks the engine for {run id: container}; what is made meanwhile is left alone.
+
+        Returns: the runs whose directory went.
+        """
+        before = {run: self._containers.get(run) for run in self.present()}
+        before = {run: holder for run, holder in before.items() if run not in self._making}
+        alive = living()
+        gone = [
+            run
+            for run, holder in before.items()
+            if run not in alive and run not in self._making and self._containers.get(run) == holder
+        ]
         for run_id in gone:
             self.discard(run_id)
-        self._containers = {run: alive[run] for run in self.present()}
+        for run_id in before.keys() & alive.keys():
+            self._containers.setdefault(run_id, alive[run_id])
         return gone
 
 

@@ -63,7 +63,7 @@ def test_other_creates_are_left_alone(raw: bytes) -> None:
 
 
 def test_a_proper_create_is_recognised() -> None:
-    assert admission.checked_run(create()) == 34
+    assert admission.checked_run(create(), "v6-overlay-c1") == 34
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,23 @@ def test_a_proper_create_is_recognised() -> None:
         (NAME, {"HostConfig": {"Mounts": [{"Target": "/run"}]}}),
         (NAME, {"HostConfig": {"Tmpfs": {"/run/v6-overlay": ""}}}),
         (NAME, {"Volumes": {"/run/v6-overlay/": {}}}),
+        (NAME, {"HostConfig": {"Tmpfs": {"//run/v6-overlay": ""}}}),
+        (NAME, {"HostConfig": {"Binds": ["/run/v6-overlay/runs/33:/mnt/x:ro"]}}),
+        (NAME, {"HostConfig": {"Binds": ["/var/run/v6-overlay/runs:/mnt/x"]}}),
+        (NAME, {"HostConfig": {"Binds": ["//run:/mnt/x"]}}),
+        (NAME, {"HostConfig": {"Binds": ["/:/mnt/x:ro"]}}),
+        (NAME, {"HostConfig": {"Binds": ["/var/lib/v6-overlay/station:/mnt/x"]}}),
+        (NAME, {"HostConfig": {"Mounts": [{"Source": "/var/lib/../lib", "Target": "/mnt/x"}]}}),
+        (NAME, {"HostConfig": {"VolumesFrom": ["vantage6-hospital-2-run-33"]}}),
+        (NAME, {"HostConfig": {"NetworkMode": "v6-overlay-c1"}}),
+        (NAME, {"NetworkingConfig": {"EndpointsConfig": {"v6-overlay-c1": {}}}}),
     ],
 )
 def test_shapes_that_are_refused(name: str, changes: dict[str, Any]) -> None:
     if "HostConfig" in changes and changes["HostConfig"] == []:
         changes = {"HostConfig": ["x"]}
     with pytest.raises(NotAdmitted):
-        admission.checked_run(create(name, **changes))
+        admission.checked_run(create(name, **changes), "v6-overlay-c1")
 
 
 @pytest.mark.parametrize("allowed", [[DIGEST], [ID], ["other", ID]])
@@ -186,7 +196,7 @@ def test_restart_takes_over_living_runs_only(tmp_path: Path) -> None:
     first.admit(1, {}, {}, (0, 0))
     first.admit(2, {}, {}, (0, 0))
     second = Runs(tmp_path)
-    assert list(second.keep({2: "c2", 3: "c3"})) == [1]
+    assert list(second.keep(lambda: {2: "c2", 3: "c3"})) == [1]
     assert second.present() == [2]
     assert second.ended(2, "c2")
 
