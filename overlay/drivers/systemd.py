@@ -22,6 +22,7 @@ STATION = "v6-overlay-station.service"
 STATION_SOCKET = "v6-overlay-station.socket"
 
 # nftables.service and firewalld flush or reload when they start: the guard comes after them.
+# StartLimitIntervalSec=0: a fault that lasts longer than five restarts is still tried again.
 _GUARD = """\
 [Unit]
 Description=v6-overlay guard: nothing of Swarm leaves this host outside WireGuard
@@ -43,6 +44,7 @@ Description=v6-overlay WireGuard interface (user space)
 Wants=v6-overlay-guard.service
 After=v6-overlay-guard.service network.target
 Before=docker.service
+StartLimitIntervalSec=0
 
 [Service]
 ExecStart={wireguard_go} -f {interface}
@@ -76,6 +78,7 @@ _MANAGER = """\
 Description=v6-overlay manager: admits stations and keeps the overlay networks
 Wants=v6-overlay-wireguard.service
 After=docker.service v6-overlay-wireguard.service network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 ExecStart={program} service manager
@@ -107,6 +110,7 @@ Description=v6-overlay station agent
 Requires=v6-overlay-station.socket
 Wants=v6-overlay-wireguard.service
 After=v6-overlay-station.socket v6-overlay-wireguard.service docker.service
+StartLimitIntervalSec=0
 
 [Service]
 ExecStart={program} service station
@@ -122,7 +126,7 @@ def program() -> str:
     """The absolute path of the running v6-overlay program, for the units."""
     path = Path(sys.argv[0])
     if path.name == "v6-overlay" and path.is_file():
-        return str(path.absolute())
+        return str(path.resolve())  # by whatever link it was called, the units stay the same
     beside = Path(sys.executable).parent / "v6-overlay"
     if beside.is_file():
         return str(beside)

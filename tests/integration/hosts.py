@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import requests
 import yaml
@@ -36,7 +37,7 @@ def wait_nodes_online(lab: Lab, stations: Sequence[str], seconds: float = 90) ->
     while True:
         nodes = lab.client().node.list(per_page=250)["data"]
         by_id = {organization: name for name, organization in lab.state.organizations.items()}
-        online = {by_id[n["organization"]["id"]] for n in nodes if n["status"] == "online"}
+        online = {by_id.get(n["organization"]["id"]) for n in nodes if n["status"] == "online"}
         swarm = lab.exec(
             "central",
             ["docker", "node", "ls", "--format", "{{.Hostname}} {{.Status}}"],
@@ -81,21 +82,46 @@ def visitor(lab: Lab, name: str = "visitor", place: int = 60) -> Iterator[str]:
 
 def outsider_config(lab: Lab) -> str:
     """A node configuration with the credentials of a node of another collaboration."""
-    api = f"{lab.state.server_url}{lab.state.api_path}"
-    login = {key: lab.state.admin[key] for key in ("username", "password")}
-    token = requests.post(f"{api}/token/user", json=login, timeout=10).json()["access_token"]
-    headers = {"Authorization": f"Bearer {token}"}
-    nodes = requests.get(
-        f"{api}/node",
-        params={"organization_id": lab.state.organizations["outsider"]},
-        headers=headers,
-        timeout=10,
-    ).json()["data"]
-    key = requests.post(
-        f"{api}/recover/node", json={"id": nodes[0]["id"]}, headers=headers, timeout=10
-    ).json()["api_key"]
+    api = Admin(lab)
+    outsider = lab.state.organizations["outsider"]
+    nodes = api.get("/node", organization_id=outsider)["data"]
+    return with_key(lab, api.post("/recover/node", {"id": nodes[0]["id"]})["api_key"])
+
+
+def member_config(lab: Lab, name: str) -> str:
+    """A node configuration of an organization that is new in the lab's collaboration."""
+    api = Admin(lab)
+    collaboration = lab.state.collaboration_id
+    organization = api.post("/organization", {"name": name})["id"]
+    api.post(f"/collaboration/{collaboration}/organization", {"id": organization})
+    body = {"collaboration_id": collaboration, "organization_id": organization}
+    return with_key(lab, api.post("/node", body)["api_key"])
+
+
+def with_key(lab: Lab, key: str) -> str:
+    """A joined station's node configuration with another node's API key."""
     config = yaml.safe_load(station_config(lab, lab.state.stations[0]))
     return str(yaml.safe_dump({**config, "api_key": key}))
+
+
+class Admin:
+    """The vantage6 server's API as its administrator."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._url = f"{lab.state.server_url}{lab.state.api_path}"
+        login = {key: lab.state.admin[key] for key in ("username", "password")}
+        token = requests.post(f"{self._url}/token/user", json=login, timeout=10).json()
+        self._headers = {"Authorization": f"Bearer {token['access_token']}"}
+
+    def get(self, path: str, **params: object) -> Any:
+        answer = requests.get(self._url + path, params=params, headers=self._headers, timeout=10)
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: dict[str, object]) -> Any:
+        answer = requests.post(self._url + path, json=body, headers=self._headers, timeout=10)
+        assert answer.ok, answer.text
+        return answer.json()
 
 
 def station_config(lab: Lab, station: str) -> str:

@@ -12,7 +12,7 @@ PORT = 8888
 
 @algorithm_client
 def echo(client: AlgorithmClient, peers: int, linger: float = 8):
-    """Answer whoever connects, ask every peer in the address book, and say who answered."""
+    """Answer whoever connects, ask everybody in the address book, and say who answered."""
     server = socket.create_server(("0.0.0.0", PORT))
     threading.Thread(target=serve, args=(server,), daemon=True).start()
     deadline = time.monotonic() + 60
