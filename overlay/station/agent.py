@@ -51,7 +51,9 @@ class Agent:
         verify = local.verify_server(load_node(node_config).url)
         self.server = TaskServer(lambda: load_node(node_config), verify)
         self.book = AddressBook(local, self.server, self.containers, self.runs)
-        self.gate = Gate(local, self.server, self.containers, self.runs, self._admitted)
+        self.gate = Gate(
+            local, self.server, self.containers, self.runs, self._admitted, self.book.ended
+        )
         self.restored = 0
         self._stop = threading.Event()
 

@@ -65,6 +65,7 @@ class Gate:
 
     Args:
         admitted: told (run id, image, roster is written) before an admitted container is created.
+        dropped: told (run id) when no container came of an admission.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class Gate:
         containers: Containers,
         runs: Runs,
         admitted: Callable[[int, Image], None] | None = None,
+        dropped: Callable[[int], None] | None = None,
     ) -> None:
         self.station = station
         self.server = server
         self.containers = containers
         self.runs = runs
         self.admitted = admitted
+        self.dropped = dropped
 
     async def __call__(self, name: str, body: bytes) -> Change | None:
         """Judge one create; None leaves it alone. Raises NotAdmitted when it must not be made."""
@@ -98,7 +101,7 @@ class Gate:
         try:
             return await self._judged(create, run_id, image)
         except BaseException:
-            self.runs.discard(run_id)
+            await asyncio.to_thread(self._drop, run_id)
             raise
 
     async def _judged(self, create: Create, run_id: int, image: Image) -> Change:
@@ -113,9 +116,14 @@ class Gate:
             await asyncio.to_thread(self._attach, container, run_id, image, hostname)
 
         async def failed() -> None:
-            self.runs.discard(run_id)
+            await asyncio.to_thread(self._drop, run_id)
 
         return Change(admission.with_overlay(create, str(directory)), created, failed)
+
+    def _drop(self, run_id: int) -> None:
+        self.runs.discard(run_id)
+        if self.dropped is not None:
+            self.dropped(run_id)
 
     def _claim(self, run_id: int) -> None:
         """A run has one container: a second create must not take the first one's directory."""
@@ -186,7 +194,7 @@ class Gate:
             self.containers.connect(container, self.station.network(), hostname)
         except OverlayError as error:
             log.error("not attached run=%d reason=%r", run_id, str(error))
-            self.runs.discard(run_id)
+            self._drop(run_id)
             self.containers.remove(container)
             raise NotAdmitted(
                 f"run {run_id} could not be attached to the overlay",

@@ -138,3 +138,40 @@ def test_what_is_being_made_survives_the_look_for_ended_runs(tmp_path: Path) -> 
         assert list(kept.keep(dict)) == [34]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("fault", ["not created", "not attached", "bug"])
+def test_what_was_published_for_a_run_that_does_not_come_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    engine, kept, told = Engine(), Runs(tmp_path), []
+
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    ask = Gate(
+        engine,  # type: ignore[arg-type]
+        engine,
+        engine,  # type: ignore[arg-type]
+        kept,
+        admitted=lambda run, _: told.append(("admitted", run)),
+        dropped=lambda run: told.append(("dropped", run)),
+    )
+
+    async def main() -> None:
+        if fault == "bug":
+            monkeypatch.setattr(ask, "_hostname", broken)
+            with pytest.raises(RuntimeError):
+                await ask(NAME, RAW)
+            return
+        change = await ask(NAME, RAW)
+        assert change is not None
+        if fault == "not created":
+            await change.failed()
+        else:
+            with pytest.raises(NotAdmitted):
+                await change.created("unknown")
+
+    asyncio.run(main())
+    assert told == [("admitted", 34), ("dropped", 34)]
+    assert kept.present() == []
