@@ -102,13 +102,13 @@ class BringUp:
         hosts.wait_for(self._engine, name, "docker version", 90, "the nested Docker Engine")
 
     def _overlay_and_server(self) -> None:
-        self._progress("v6-overlay init on the central host")
-        self._product.init(self._entities.stations)
-        self._progress("starting the vantage6 server")
+        self._progress("v6-overlay init and the vantage6 server on the central host")
         text = vantage6.server_unit(self._product.wsgi_module, self._product.tls_files)
         unit = {"/etc/systemd/system/vantage6-server.service": text}
         hosts.put_files(self._engine, CENTRAL, unit)
-        self._start_unit(CENTRAL, "vantage6-server.service")
+        # The server loads while init works: its unit waits for the certificate that init makes.
+        self._start_unit(CENTRAL, "vantage6-server.service", wait=False)
+        self._product.init(self._entities.stations)
         self._api = vantage6.Api(f"{self._state.server_url}{self._state.api_path}")
         self._api.login(self._entities)
         self._api.create(self._entities)
@@ -123,8 +123,9 @@ class BringUp:
             self._product.join(name)
         self._start_unit(name, "vantage6-node.service")
 
-    def _start_unit(self, host: str, unit: str) -> None:
-        hosts.exec_in(self._engine, host, ["systemctl", "enable", "--quiet", "--now", unit])
+    def _start_unit(self, host: str, unit: str, wait: bool = True) -> None:
+        flags = [] if wait else ["--no-block"]
+        hosts.exec_in(self._engine, host, ["systemctl", "enable", "--quiet", "--now", *flags, unit])
 
 
 def _new_ssh_key() -> bytes:

@@ -89,6 +89,7 @@ After=network.target v6-overlay-manager.service
 
 [Service]
 Environment=HOME=/root
+ExecStartPre=/bin/sh -c 'until [ -s {tls[0]} ] && [ -s {tls[1]} ]; do sleep 0.1; done'
 ExecStart=/opt/vantage6/bin/uwsgi --http :{HTTP_PORT} --https :{HTTPS_PORT},{tls[0]},{tls[1]} \\
   --gevent 1000 --http-websockets \\
   --http-chunked-input --http-keepalive --post-buffering 0 --master --callable app \\
