@@ -88,14 +88,20 @@ def outsider_config(lab: Lab) -> str:
     return with_key(lab, api.post("/recover/node", {"id": nodes[0]["id"]})["api_key"])
 
 
-def member_config(lab: Lab, name: str) -> str:
-    """A node configuration of an organization that is new in the lab's collaboration."""
+@contextmanager
+def new_member(lab: Lab, name: str) -> Iterator[str]:
+    """An organization that is new in the lab's collaboration: its node configuration."""
     api = Admin(lab)
-    collaboration = lab.state.collaboration_id
+    members = f"/collaboration/{lab.state.collaboration_id}/organization"
     organization = api.post("/organization", {"name": name})["id"]
-    api.post(f"/collaboration/{collaboration}/organization", {"id": organization})
-    body = {"collaboration_id": collaboration, "organization_id": organization}
-    return with_key(lab, api.post("/node", body)["api_key"])
+    api.post(members, {"id": organization})
+    body = {"collaboration_id": lab.state.collaboration_id, "organization_id": organization}
+    node = api.post("/node", body)
+    try:
+        yield with_key(lab, node["api_key"])
+    finally:
+        api.delete(f"/node/{node['id']}")
+        api.delete(members, {"id": organization})
 
 
 def with_key(lab: Lab, key: str) -> str:
@@ -122,6 +128,10 @@ class Admin:
         answer = requests.post(self._url + path, json=body, headers=self._headers, timeout=10)
         assert answer.ok, answer.text
         return answer.json()
+
+    def delete(self, path: str, body: dict[str, object] | None = None) -> None:
+        answer = requests.delete(self._url + path, json=body, headers=self._headers, timeout=10)
+        assert answer.ok, answer.text
 
 
 def station_config(lab: Lab, station: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from overlay.lab import Lab
 
-from .hosts import member_config, outsider_config, station_config, visitor
+from .hosts import new_member, outsider_config, station_config, visitor
 
 pytestmark = pytest.mark.lab
 
@@ -209,11 +209,19 @@ def test_init_again_changes_nothing(lab: Lab) -> None:
     assert picture() == before
 
 
-def test_a_new_member_joins_after_an_interrupted_try(lab: Lab, visitor: str) -> None:
+@pytest.fixture
+def latecomer(lab: Lab) -> Iterator[str]:
+    """The node configuration of an organization that has just become a member."""
+    with new_member(lab, "latecomer") as config:
+        yield config
+
+
+def test_a_new_member_joins_after_an_interrupted_try(
+    lab: Lab, visitor: str, latecomer: str
+) -> None:
     """The twin of every refusal above: the same host and command, with credentials of its own."""
-    name = "latecomer"
-    config = put_config(lab, visitor, member_config(lab, name))
-    token, _, fingerprint = fresh_token(lab, name)
+    config = put_config(lab, visitor, latecomer)
+    token, _, fingerprint = fresh_token(lab, "latecomer")
     words = ["v6-overlay", "join", "https://central:7602", "--ca-fingerprint", fingerprint]
     words += ["--node-config", config, "--format", "json"]
     for seconds in ("0.9", "1.6"):
@@ -227,6 +235,6 @@ def test_a_new_member_joins_after_an_interrupted_try(lab: Lab, visitor: str) -> 
     else:
         lab.exec(visitor, words, input=token)
     again = json.loads(lab.exec(visitor, words, input="").stdout)
-    assert again["station"] == name
+    assert again["station"] == "latecomer"
     nodes = lab.exec("central", ["docker", "node", "ls", "--format", "{{.Hostname}} {{.Status}}"])
     assert f"{visitor} Ready" in nodes.stdout
