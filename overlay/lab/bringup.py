@@ -53,7 +53,9 @@ class BringUp:
         ]
         in_parallel(jobs)
         self._progress(f"joining {len(stations)} stations and starting their vantage6 nodes")
-        in_parallel([partial(self._join, name) for name in stations])
+        others = partial(self._api.create_others, self._entities)
+        in_parallel([others, *(partial(self._join, name) for name in stations)])
+        self._state.organizations = self._entities.organizations
         self._progress("waiting for the nodes to come online")
         self._api.wait_online(stations, 90)
         self._state.ready = True
@@ -112,7 +114,6 @@ class BringUp:
         self._api = vantage6.Api(f"{self._state.server_url}{self._state.api_path}")
         self._api.login(self._entities)
         self._api.create(self._entities)
-        self._state.organizations = self._entities.organizations
 
     def _join(self, name: str) -> None:
         central = self._addresses[CENTRAL]

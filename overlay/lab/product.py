@@ -35,8 +35,9 @@ class Product:
         argv += [word for station in stations for word in ("--station", station)]
         answer = json.loads(hosts.exec_in(self._engine, "central", argv).stdout)
         self._state.ca_fingerprint = answer["collaboration_ca_fingerprint"]
-        for join in answer["join"]:
-            token = hosts.exec_in(self._engine, "central", ["cat", join["token_file"]]).stdout
+        files = [join["token_file"] for join in answer["join"]]
+        read = hosts.exec_in(self._engine, "central", ["awk", "1", *files]).stdout
+        for join, token in zip(answer["join"], read.split(), strict=True):
             self._joins[join["station"]] = (join["command"], token)
 
     def station_files(self) -> dict[str, hosts.Text]:

@@ -184,24 +184,15 @@ class Api:
         self._call("PATCH", "/password/change", change)
 
     def create(self, entities: Entities) -> None:
-        """Make organizations, the two collaborations, their nodes and the researcher.
+        """Make the stations' organizations, their collaboration and its nodes."""
+        self._collaborate(entities, COLLABORATION, entities.stations)
+
+    def create_others(self, entities: Entities) -> None:
+        """Make what no station waits for: the collaboration elsewhere, and the researcher.
 
         The researcher has vantage6's own role of that name and no more.
         """
-        for name in [*entities.stations, OUTSIDER]:
-            made = self._call("POST", "/organization", {"name": name, "country": "NL"})
-            entities.organizations[name] = made["id"]
-        for name, members in ((COLLABORATION, entities.stations), (ELSEWHERE, [OUTSIDER])):
-            ids = [entities.organizations[member] for member in members]
-            body = {"name": name, "organization_ids": ids, "encrypted": False}
-            collaboration = self._call("POST", "/collaboration", body)["id"]
-            for member in members:
-                node = {
-                    "name": _node_name(member, name),
-                    "organization_id": entities.organizations[member],
-                    "collaboration_id": collaboration,
-                }
-                entities.api_keys[member] = self._call("POST", "/node", node)["api_key"]
+        self._collaborate(entities, ELSEWHERE, [OUTSIDER])
         roles = self.get("/role", name="Researcher")["data"]
         researcher = {
             "username": "researcher",
@@ -213,6 +204,21 @@ class Api:
             "roles": [roles[0]["id"]],
         }
         self._call("POST", "/user", researcher)
+
+    def _collaborate(self, entities: Entities, name: str, members: list[str]) -> None:
+        for member in members:
+            made = self._call("POST", "/organization", {"name": member, "country": "NL"})
+            entities.organizations[member] = made["id"]
+        ids = [entities.organizations[member] for member in members]
+        body = {"name": name, "organization_ids": ids, "encrypted": False}
+        collaboration = self._call("POST", "/collaboration", body)["id"]
+        for member in members:
+            node = {
+                "name": _node_name(member, name),
+                "organization_id": entities.organizations[member],
+                "collaboration_id": collaboration,
+            }
+            entities.api_keys[member] = self._call("POST", "/node", node)["api_key"]
 
     def get(self, path: str, **parameters: Any) -> Any:
         """GET and decode; a refusal is a HostError."""
