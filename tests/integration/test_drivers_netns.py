@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("wireguard-go") or not shutil.which("nft"),
-    reason="needs root, wireguard-go and nft",
-)
 SUBNET = "10.213.0.0/16"
 # One ICMP echo; ends with status 0 when the answer comes within 2 s.
 PING = """
